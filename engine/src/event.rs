@@ -1,0 +1,197 @@
+//! What an engine reports: the events of the seed, with its fields.
+
+use crate::names::{ChannelKey, ConnId, PeerId};
+use flock_transport::{CloseReason, Transport};
+use std::fmt;
+use std::net::SocketAddr;
+
+/// A discovered peer, before anything is known about it but its address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// The channel it was first found for.
+    pub channel: ChannelKey,
+    /// Its address.
+    pub addr: SocketAddr,
+    /// How often a dial was retried.
+    pub retries: u32,
+}
+
+impl Peer {
+    /// The seed's `id` of a candidate: `host:port@channel`, IPv6 hosts in brackets, the channel
+    /// in hex.
+    #[must_use]
+    pub fn id(&self) -> String {
+        format!("{}@{}", self.addr, self.channel)
+    }
+}
+
+/// What is known about a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectionInfo {
+    /// The connection.
+    pub conn: ConnId,
+    /// TCP or uTP.
+    pub transport: Transport,
+    /// Whether this side dialled.
+    pub initiator: bool,
+    /// The channel it was dialled for; none for inbound connections.
+    pub channel: Option<ChannelKey>,
+    /// The remote address.
+    pub addr: SocketAddr,
+    /// The remote peer's id, once the handshake told it.
+    pub peer_id: Option<PeerId>,
+}
+
+/// Why a candidate is refused for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum BanReason {
+    /// The application banned it (`ban`, `remove_peer`).
+    Application,
+    /// It turned out to be ourselves.
+    DetectedSelf,
+}
+
+/// Why a candidate is refused now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RejectReason {
+    /// It is known already, or connected.
+    Duplicate,
+    /// It is banned.
+    Banned,
+    /// The whitelist does not name it.
+    Whitelist,
+    /// The candidate table is full.
+    TooManyCandidates,
+}
+
+/// Why an inbound connection was refused before its handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RefuseReason {
+    /// The address is banned.
+    Banned,
+    /// The whitelist does not name the address.
+    Whitelist,
+    /// `max_connections` is reached.
+    TooManyConnections,
+    /// Too many inbound handshakes are unfinished.
+    TooManyHandshakes,
+    /// The engine's connection table is full.
+    TableFull,
+}
+
+/// Something that happened. The names are the seed's; `PeerDropped` is its `drop`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A peer was discovered.
+    Peer(Peer),
+    /// A candidate was banned.
+    PeerBanned {
+        /// The candidate.
+        peer: Peer,
+        /// Why.
+        reason: BanReason,
+    },
+    /// A candidate was rejected.
+    PeerRejected {
+        /// The candidate.
+        peer: Peer,
+        /// Why.
+        reason: RejectReason,
+    },
+    /// A candidate is no longer tracked: too many failed dials.
+    PeerDropped(Peer),
+    /// A dial starts.
+    Connecting(Peer),
+    /// A dial failed.
+    ConnectFailed {
+        /// The candidate.
+        peer: Peer,
+        /// Whether it was the connect deadline.
+        timed_out: bool,
+    },
+    /// A connection is established and its handshake begins.
+    Handshaking(ConnectionInfo),
+    /// The handshake did not end in time.
+    HandshakeTimeout(ConnectionInfo),
+    /// A peer is connected: its handshake is done and it was admitted.
+    Connection(ConnectionInfo),
+    /// A connection ended. Follows every `Handshaking`, exactly once.
+    ConnectionClosed {
+        /// The connection.
+        info: ConnectionInfo,
+        /// Why.
+        reason: CloseReason,
+        /// Bytes received, handshake included.
+        bytes_in: u64,
+        /// Bytes sent, handshake included.
+        bytes_out: u64,
+    },
+    /// One of several connections to the same peer is about to be closed: this one.
+    RedundantConnection(ConnectionInfo),
+    /// An inbound connection was refused before its handshake.
+    ConnectionRefused {
+        /// The remote address.
+        addr: SocketAddr,
+        /// TCP or uTP.
+        transport: Transport,
+        /// Why.
+        reason: RefuseReason,
+    },
+}
+
+impl Event {
+    /// The event's name in the JSON interface.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Peer(_) => "peer",
+            Self::PeerBanned { .. } => "peer-banned",
+            Self::PeerRejected { .. } => "peer-rejected",
+            Self::PeerDropped(_) => "drop",
+            Self::Connecting(_) => "connecting",
+            Self::ConnectFailed { .. } => "connect-failed",
+            Self::Handshaking(_) => "handshaking",
+            Self::HandshakeTimeout(_) => "handshake-timeout",
+            Self::Connection(_) => "connection",
+            Self::ConnectionClosed { .. } => "connection-closed",
+            Self::RedundantConnection(_) => "redundant-connection",
+            Self::ConnectionRefused { .. } => "connection-refused",
+        }
+    }
+}
+
+impl fmt::Display for BanReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Application => "application",
+            Self::DetectedSelf => "detected-self",
+        })
+    }
+}
+
+impl fmt::Display for RejectReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Duplicate => "duplicate",
+            Self::Banned => "banned",
+            Self::Whitelist => "whitelist",
+            Self::TooManyCandidates => "too-many-candidates",
+        })
+    }
+}
+
+impl fmt::Display for RefuseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Banned => "banned",
+            Self::Whitelist => "whitelist",
+            Self::TooManyConnections => "too-many-connections",
+            Self::TooManyHandshakes => "too-many-handshakes",
+            Self::TableFull => "table-full",
+        })
+    }
+}

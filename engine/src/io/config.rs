@@ -1,0 +1,137 @@
+use flock_transport::Instant;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Which driver an engine runs on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Backend {
+    /// io_uring where a behavioural probe says it works, else epoll with the reason kept.
+    #[default]
+    Auto,
+    /// io_uring, or an error.
+    Uring,
+    /// epoll.
+    Poll,
+}
+
+/// The clock that all shards of an engine share, so that their instants compare.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    origin: std::time::Instant,
+}
+
+impl Clock {
+    /// A clock that starts now; it begins at one second, so that zero is always in the past.
+    #[must_use]
+    pub fn start() -> Self {
+        Self {
+            origin: std::time::Instant::now(),
+        }
+    }
+
+    /// The time now.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        Instant::from_nanos(1_000_000_000) + self.origin.elapsed()
+    }
+}
+
+/// Sizes and limits of a driver.
+#[derive(Clone, Copy, Debug)]
+pub struct DriverConfig {
+    /// Sockets open at a time; more connects are refused with `QueueFull`, and more accepted
+    /// connections are closed at once and counted.
+    pub sockets: u32,
+    /// Submission queue entries (io_uring); rounded up to a power of two.
+    pub submissions: u32,
+    /// Completion queue entries (io_uring); rounded up to a power of two.
+    pub completions: u32,
+    /// Receive buffers; rounded up to a power of two, at most 32,768.
+    pub buffers: u16,
+    /// Bytes of each receive buffer.
+    pub buffer_size: u32,
+    /// Completions delivered per turn at the most.
+    pub batch: usize,
+    /// How long to look for completions before sleeping; zero sleeps at once.
+    pub spin: Duration,
+}
+
+impl Default for DriverConfig {
+    fn default() -> Self {
+        Self {
+            sockets: 1 << 20,
+            submissions: 1024,
+            completions: 8192,
+            buffers: 512,
+            buffer_size: 16 * 1024,
+            batch: 512,
+            spin: Duration::ZERO,
+        }
+    }
+}
+
+/// What a driver counted since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DriverCounters {
+    /// Turns taken.
+    pub turns: u64,
+    /// Turns that slept.
+    pub waits: u64,
+    /// Times the completion queue overflowed; nothing was lost.
+    pub completion_overflows: u64,
+    /// Operations that waited in user space for room in the submission queue.
+    pub submissions_spilled: u64,
+    /// Times a receive was parked for want of buffers.
+    pub receives_parked: u64,
+    /// Times accepting paused for want of descriptors or memory.
+    pub accepts_paused: u64,
+    /// Accepted connections closed at once because the socket table was full.
+    pub accepts_refused: u64,
+    /// Connections that were gone before they could be named (reset in the backlog).
+    pub accepts_aborted: u64,
+    /// Sends that took more than one system operation.
+    pub short_sends: u64,
+    /// Completions of sockets closed meanwhile.
+    pub stale_completions: u64,
+    /// Errors of `close`, `shutdown` and of optional socket options.
+    pub soft_errors: u64,
+}
+
+/// How a driver's end went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drained {
+    /// Operations that ended within the grace.
+    pub ended: u64,
+    /// Operations whose memory was leaked because the kernel still held it.
+    pub leaked: u64,
+}
+
+/// What ends a driver's wait from another thread.
+pub trait Wake: Send + Sync {
+    /// Makes the current or the next wait return at once.
+    fn wake(&self);
+}
+
+/// A shared handle to a [`Wake`].
+#[derive(Clone)]
+pub struct Waker(Arc<dyn Wake>);
+
+impl Waker {
+    /// Wraps a driver's wake-up.
+    pub fn new(wake: Arc<dyn Wake>) -> Self {
+        Self(wake)
+    }
+
+    /// Makes the current or the next wait of the driver return at once.
+    pub fn wake(&self) {
+        self.0.wake();
+    }
+}
+
+impl fmt::Debug for Waker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Waker")
+    }
+}

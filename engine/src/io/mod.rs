@@ -1,0 +1,84 @@
+//! The seam between the engine and the operating system: one completion-shaped [`Driver`].
+//!
+//! Three drivers implement it: `uring` (io_uring), `poll` (epoll, emulating completions) and
+//! `sim` (a seeded network in virtual time). One conformance suite holds all three to the
+//! contract written on each item here.
+
+mod completion;
+mod config;
+mod op;
+
+pub use completion::{Completion, Completions, LoanId, Outcome};
+pub use config::{Backend, Clock, Drained, DriverConfig, DriverCounters, Wake, Waker};
+pub use op::{ConnectOptions, Op, OpKey, QueueFull, SocketId, Token, Verb};
+
+use flock_tcp::ListenOptions;
+use flock_transport::Instant;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Completion-shaped access to sockets and to time, for one thread.
+///
+/// Operations are queued by [`submit`](Self::submit) and carried out in [`turn`](Self::turn),
+/// which also is the only source of time: swapping the driver swaps clock and network together.
+///
+/// Rules every driver keeps:
+///
+/// * An accepted operation gets exactly one *final* completion (see [`Outcome`]), also when it
+///   is cancelled; multishot operations ([`Op::Accept`], [`Op::Recv`]) deliver any number of
+///   non-final ones before it.
+/// * After [`Op::Close`] the only completion that still comes for that socket is
+///   [`Outcome::Closed`], and it is the last to name that [`SocketId`]. Completions of a socket
+///   that has been closed are swallowed by the driver, and what they carry (descriptors, loans)
+///   is given back.
+/// * At most one `Recv` and one `Send` are outstanding per socket (a second one is a bug of the
+///   caller and panics).
+/// * Lack of receive buffers parks a receive; it never fails one. Lack of descriptors pauses
+///   accepting, and resumes by itself; it never harms live connections.
+pub trait Driver {
+    /// Binds and listens at `addr` and returns the socket with the address really bound. Accepting
+    /// starts with [`Op::Accept`]. Errors are the system's (`AddrInUse`, `PermissionDenied`, …).
+    fn listen(
+        &mut self,
+        addr: SocketAddr,
+        options: &ListenOptions,
+        token: Token,
+    ) -> io::Result<(SocketId, SocketAddr)>;
+
+    /// Sets the token that completions of `socket` carry. Accepted sockets start with the
+    /// listener's token. A stale `socket` is ignored.
+    fn assign(&mut self, socket: SocketId, token: Token);
+
+    /// Queues `op`. Only [`Op::Connect`] can be refused, when the socket table is full.
+    fn submit(&mut self, op: Op) -> Result<OpKey, QueueFull>;
+
+    /// Asks that an operation end soon. Its final completion still comes, exactly once: the
+    /// natural one if that was faster, else [`Outcome::RecvEnded`], [`Outcome::AcceptEnded`],
+    /// [`Outcome::SendFailed`] or [`Outcome::ConnectFailed`] with `ECANCELED`. A key that is no
+    /// longer outstanding is ignored.
+    fn cancel(&mut self, key: OpKey);
+
+    /// Hands queued operations to the system, waits until there is a completion, the deadline
+    /// passes (`None`: no deadline) or the [`Waker`] is used, then replaces the contents of `out`
+    /// with what completed, and returns the time after the wait. Loans of the previous turn are
+    /// recycled first. Errors are only those the driver cannot go on after.
+    fn turn(&mut self, deadline: Option<Instant>, out: &mut Completions) -> io::Result<Instant>;
+
+    /// The bytes behind a loan of the latest turn. Panics for a loan of an earlier one.
+    fn bytes(&self, loan: LoanId) -> &[u8];
+
+    /// The handle other threads use to end a wait in [`turn`](Self::turn) early.
+    fn waker(&self) -> Waker;
+
+    /// The time as of the latest turn.
+    fn now(&self) -> Instant;
+
+    /// Counters since the start.
+    fn counters(&self) -> DriverCounters;
+
+    /// Closes every socket, cancels every operation and waits at most `grace` until the kernel
+    /// holds none of this driver's memory; what it still holds then is leaked and counted, never
+    /// freed under it. Dropping a driver does the same with a grace of one second.
+    fn shutdown(&mut self, grace: Duration) -> Drained;
+}

@@ -1,0 +1,13 @@
+//! Words that both transports and the engine use: time, addresses, what is sent, why a connection ended.
+//!
+//! Nothing here opens a socket, starts a thread or reads a clock.
+
+mod addr;
+mod close;
+mod send;
+mod time;
+
+pub use addr::{Transport, canonical};
+pub use close::{Blame, CloseReason, Errno, HandshakeError};
+pub use send::{CHUNKS_MAX, Chunks, CloseHow};
+pub use time::Instant;
