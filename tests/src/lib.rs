@@ -1,0 +1,3 @@
+//! What the test binaries of Flock Revelation share.
+
+pub mod conformance;
