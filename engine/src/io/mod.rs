@@ -7,10 +7,13 @@
 mod completion;
 mod config;
 mod op;
+#[expect(unsafe_code, reason = "system calls")]
+mod sys;
 
 pub use completion::{Completion, Completions, LoanId, Outcome};
 pub use config::{Backend, Clock, Drained, DriverConfig, DriverCounters, Wake, Waker};
 pub use op::{ConnectOptions, Op, OpKey, QueueFull, SocketId, Token, Verb};
+pub use sys::{Limits, OpenFiles, raise_open_files};
 
 use flock_tcp::ListenOptions;
 use flock_transport::Instant;

@@ -1,0 +1,12 @@
+//! System calls that both real drivers make, as safe functions.
+
+mod limits;
+mod socket;
+
+#[cfg(test)]
+mod tests;
+
+pub use limits::{Limits, OpenFiles, raise_open_files};
+pub(crate) use socket::{
+    Blocking, dial_socket, listen_socket, peer_address, reset_on_close, shutdown_write,
+};
