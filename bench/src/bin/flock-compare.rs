@@ -1,0 +1,3 @@
+//! Runs the comparison; see `--help`.
+
+fn main() {}

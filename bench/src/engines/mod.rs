@@ -1,0 +1,31 @@
+//! The engines compared: each plays both sides of every job as an ordinary user of the library
+//! would write it (`plain`), and where the library offers ring flags, with them (`tuned`).
+
+pub mod compio;
+pub mod monoio;
+pub mod tokio;
+pub mod tokio_uring;
+
+use crate::engine::Engine;
+use crate::limit;
+
+/// Every engine there is, in the order of the tables.
+pub const ALL: &[Engine] = &[
+    limit::uring::ENGINE,
+    limit::uring::ENGINE_QA0,
+    limit::epoll::ENGINE,
+    limit::epoll::ENGINE_QA0,
+    tokio::ENGINE,
+    monoio::PLAIN,
+    monoio::TUNED,
+    tokio_uring::PLAIN,
+    tokio_uring::TUNED,
+    compio::PLAIN,
+    compio::TUNED,
+];
+
+/// The engine called `name`.
+#[must_use]
+pub fn find(name: &str) -> Option<Engine> {
+    ALL.iter().copied().find(|engine| engine.name == name)
+}

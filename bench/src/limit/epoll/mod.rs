@@ -1,0 +1,32 @@
+//! The raw epoll loop: each socket registered once, edge-triggered; read and write when told to.
+
+mod client;
+mod server;
+
+use crate::engine::Engine;
+
+/// The plain loop.
+pub const ENGINE: Engine = Engine {
+    name: "epoll",
+    about: "limit: raw epoll loop",
+    serve: server::serve,
+    drive: |cx| client::drive(cx, false),
+};
+
+/// The same, the client's handshake ACK riding on its first data.
+pub const ENGINE_QA0: Engine = Engine {
+    name: "epoll-qa0",
+    about: "limit: raw epoll loop, TCP_QUICKACK 0 before connect",
+    serve: server::serve,
+    drive: |cx| client::drive(cx, true),
+};
+
+/// Events fetched at a time.
+const EVENTS: usize = 512;
+/// What says that the other side has ended its direction, or the connection.
+const ENDED: i32 = libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR;
+
+/// The events of `event` as the constants are typed.
+fn events(event: &libc::epoll_event) -> i32 {
+    event.events.cast_signed()
+}

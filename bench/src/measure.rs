@@ -1,0 +1,282 @@
+//! One engine, one window: starts both sides, lets them warm up, and reads clocks and counters at
+//! the two ends of the window.
+
+use crate::engine::{Drive, Engine, Serve};
+use crate::job::{Job, Targets};
+use crate::limit::sys::{self, CpuClock};
+use serde::Serialize;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// How long a side may take to start or to end before the run is given up.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What to run.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    /// Plays the server.
+    pub server: Engine,
+    /// Plays the client.
+    pub client: Engine,
+    /// What they do.
+    pub job: Job,
+    /// Connections at a time.
+    pub in_flight: usize,
+    /// The core of the server's threads; `None` leaves them where the system puts them.
+    pub server_core: Option<usize>,
+    /// The core of the client's threads.
+    pub client_core: Option<usize>,
+    /// Time before the window.
+    pub warm_up: Duration,
+    /// The window.
+    pub window: Duration,
+}
+
+/// What a window gave.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Sample {
+    /// Units done per second (see [`Job`]).
+    pub rate: f64,
+    /// Processor time per unit of both sides together, in microseconds: all threads of the
+    /// process, those the kernel made for it included.
+    pub cpu: f64,
+    /// The client's part of it: the thread that drives.
+    pub client_cpu: f64,
+    /// The rest of it: the server's thread and whatever threads either library started.
+    pub server_cpu: f64,
+    /// Connections that failed, from start to end, on either side.
+    pub errors: u64,
+    /// Units done from start to end.
+    pub units: u64,
+}
+
+/// One reading of every clock and counter.
+struct Reading {
+    at: Instant,
+    process: Duration,
+    client: Duration,
+    harness: Duration,
+    done: u64,
+}
+
+/// A running server.
+#[derive(Debug)]
+pub struct Server {
+    /// What it shares with its thread.
+    pub cx: Arc<Serve>,
+    /// Where it listens.
+    pub addr: SocketAddr,
+    thread: JoinHandle<io::Result<()>>,
+}
+
+impl Server {
+    /// Starts `engine` serving `job` on `bind` in a thread of its own, bound to `core`.
+    ///
+    /// # Errors
+    /// Those of the server, or `TimedOut` when it says nothing.
+    pub fn start(
+        engine: Engine,
+        job: Job,
+        bind: SocketAddr,
+        core: Option<usize>,
+    ) -> io::Result<Self> {
+        let (ready, address) = sync_channel(1);
+        let cx = Arc::new(Serve::new(job, bind, ready));
+        let shared = Arc::clone(&cx);
+        let thread = thread::Builder::new()
+            .name(format!("serve-{}", engine.name))
+            .spawn(move || {
+                core.map_or(Ok(()), sys::pin)?;
+                (engine.serve)(&shared)
+            })?;
+        let addr = match first(&address, &thread) {
+            Some(addr) => addr,
+            None if thread.is_finished() => {
+                join(thread)?;
+                return Err(io::Error::other("the server ended before it listened"));
+            }
+            None => return Err(io::ErrorKind::TimedOut.into()),
+        };
+        Ok(Self { cx, addr, thread })
+    }
+
+    /// Ends it and hands back how it went.
+    ///
+    /// # Errors
+    /// Those of the server, or `TimedOut` when it does not end.
+    pub fn stop(self) -> io::Result<()> {
+        let knock = SocketAddr::from((Ipv4Addr::LOCALHOST, self.addr.port()));
+        let to = if self.addr.ip().is_unspecified() {
+            knock
+        } else {
+            self.addr
+        };
+        self.cx.stop(to);
+        wait(self.thread)
+    }
+}
+
+/// The server's address, once it tells; `None` when it ended or took too long.
+fn first(
+    address: &Receiver<SocketAddr>,
+    thread: &JoinHandle<io::Result<()>>,
+) -> Option<SocketAddr> {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline && !thread.is_finished() {
+        if let Ok(addr) = address.recv_timeout(Duration::from_millis(20)) {
+            return Some(addr);
+        }
+    }
+    address.try_recv().ok()
+}
+
+/// Joins a thread that should be about to end.
+fn wait(thread: JoinHandle<io::Result<()>>) -> io::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !thread.is_finished() {
+        if Instant::now() > deadline {
+            let name = thread.thread().name().unwrap_or("a side").to_owned();
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("{name} does not end"),
+            ));
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    join(thread)
+}
+
+fn join(thread: JoinHandle<io::Result<()>>) -> io::Result<()> {
+    thread
+        .join()
+        .unwrap_or_else(|_| Err(io::Error::other("a side panicked")))
+}
+
+/// A running client.
+#[derive(Debug)]
+pub struct Client {
+    /// What it shares with its thread.
+    pub cx: Arc<Drive>,
+    /// The processor time of its thread.
+    pub clock: CpuClock,
+    thread: JoinHandle<io::Result<()>>,
+}
+
+impl Client {
+    /// Starts `engine` driving `cx` in a thread of its own, bound to `core`.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn start(engine: Engine, cx: Drive, core: Option<usize>) -> io::Result<Self> {
+        let cx = Arc::new(cx);
+        let shared = Arc::clone(&cx);
+        let (tell, clock) = sync_channel(1);
+        let thread = thread::Builder::new()
+            .name(format!("drive-{}", engine.name))
+            .spawn(move || {
+                core.map_or(Ok(()), sys::pin)?;
+                let _ = tell.send(CpuClock::of_this_thread()?);
+                (engine.drive)(&shared)
+            })?;
+        let Ok(clock) = clock.recv() else {
+            join(thread)?;
+            return Err(io::Error::other("the client ended before it began"));
+        };
+        Ok(Self { cx, clock, thread })
+    }
+
+    /// Lets it finish what is under way and hands back how it went.
+    ///
+    /// # Errors
+    /// Those of the client, or `TimedOut` when it does not end.
+    pub fn stop(self) -> io::Result<()> {
+        self.cx.stop();
+        wait(self.thread)
+    }
+
+    /// Waits until it has done all its units.
+    ///
+    /// # Errors
+    /// As [`Self::stop`].
+    pub fn finish(self) -> io::Result<()> {
+        wait(self.thread)
+    }
+}
+
+/// Runs one window.
+///
+/// # Errors
+/// Those of either side; a side that does not end in time.
+pub fn run(setup: &Setup) -> io::Result<Sample> {
+    let bind = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+    let server = Server::start(setup.server, setup.job, bind, setup.server_core)?;
+    let targets = Targets::loopback(server.addr.port());
+    let drive = Drive::new(setup.job, targets, setup.in_flight, None);
+    let client = Client::start(setup.client, drive, setup.client_core)?;
+    let harness = CpuClock::of_this_thread()?;
+    thread::sleep(setup.warm_up);
+    let before = read(&client, harness)?;
+    thread::sleep(setup.window);
+    let after = read(&client, harness)?;
+
+    let shared = Arc::clone(&client.cx);
+    client.stop()?;
+    let served = settle(&server, &shared);
+    let errors = shared.errors.load(Ordering::Relaxed) + served;
+    server.stop()?;
+    Ok(sample(&before, &after, errors, &shared))
+}
+
+fn read(client: &Client, harness: CpuClock) -> io::Result<Reading> {
+    Ok(Reading {
+        at: Instant::now(),
+        process: CpuClock::PROCESS.read()?,
+        client: client.clock.read()?,
+        harness: harness.read()?,
+        done: client.cx.done.load(Ordering::Relaxed),
+    })
+}
+
+/// Waits until the server has seen all the client did, and returns what went wrong there.
+fn settle(server: &Server, client: &Drive) -> u64 {
+    let served = &server.cx.served;
+    let done = client.done.load(Ordering::Relaxed);
+    let deadline = Instant::now() + Duration::from_secs(1);
+    loop {
+        let seen = match client.job {
+            Job::Life(_) => served.frames.load(Ordering::Relaxed),
+            job => served.bytes.load(Ordering::Relaxed) / job.request() as u64,
+        };
+        if seen >= done || Instant::now() > deadline {
+            let missing = done.saturating_sub(seen);
+            return served.errors.load(Ordering::Relaxed) + missing;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "counts of one window are far below 2^52"
+)]
+fn sample(before: &Reading, after: &Reading, errors: u64, client: &Drive) -> Sample {
+    let units = (after.done - before.done) as f64;
+    let per_unit = |time: Duration| time.as_secs_f64() * 1e6 / units;
+    let spent = after.process - before.process;
+    let idle = after.harness - before.harness;
+    let driving = after.client - before.client;
+    let both = spent.saturating_sub(idle);
+    Sample {
+        rate: units / (after.at - before.at).as_secs_f64(),
+        cpu: per_unit(both),
+        client_cpu: per_unit(driving),
+        server_cpu: per_unit(both.saturating_sub(driving)),
+        errors,
+        units: client.done.load(Ordering::Relaxed),
+    }
+}

@@ -1,0 +1,74 @@
+//! Every engine does every job, with every other engine's reference partner, and both sides
+//! count the same.
+
+use flock_bench::engine::{Drive, Engine};
+use flock_bench::engines;
+use flock_bench::job::{Close, Job, Targets};
+use flock_bench::limit;
+use flock_bench::measure::{Client, Server};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+const UNITS: u64 = 50;
+
+fn check(server: Engine, client: Engine, job: Job) {
+    let what = format!("{} <- {} {job:?}", server.name, client.name);
+    let bind = SocketAddr::from(([0, 0, 0, 0], 0));
+    let server = Server::start(server, job, bind, None).expect(&what);
+    let drive = Drive::new(job, Targets::loopback(server.addr.port()), 8, Some(UNITS));
+    let client = Client::start(client, drive, None).expect(&what);
+    let driven = Arc::clone(&client.cx);
+    client.finish().expect(&what);
+    assert_eq!(driven.done.load(Relaxed), UNITS, "{what}: units");
+    assert_eq!(driven.errors.load(Relaxed), 0, "{what}: errors");
+
+    let (frames, bytes) = match job {
+        Job::Life(_) => (UNITS, 0),
+        job => (8, UNITS * job.request() as u64),
+    };
+    let served = &server.cx.served;
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while (served.ended.load(Relaxed), served.bytes.load(Relaxed)) != (frames, bytes) {
+        assert!(Instant::now() < deadline, "{what}: {served:?}");
+        std::thread::yield_now();
+    }
+    assert_eq!(served.frames.load(Relaxed), frames, "{what}: frames");
+    assert_eq!(served.errors.load(Relaxed), 0, "{what}: server errors");
+    server.stop().expect(&what);
+}
+
+fn all(job: Job) {
+    for &engine in engines::ALL {
+        check(engine, engine, job);
+        check(engine, limit::epoll::ENGINE, job);
+        check(limit::uring::ENGINE, engine, job);
+    }
+}
+
+#[test]
+fn lives_that_end_with_fin() {
+    all(Job::Life(Close::Fin));
+}
+
+#[test]
+fn lives_that_end_with_reset() {
+    all(Job::Life(Close::Rst));
+}
+
+#[test]
+fn echoes_small_and_larger_than_any_buffer() {
+    all(Job::Echo(64));
+    all(Job::Echo(300_000));
+}
+
+#[test]
+fn one_blob_to_many() {
+    all(Job::Blob(1 << 20));
+}
+
+#[test]
+fn bulk() {
+    all(Job::Bulk);
+}
