@@ -7,6 +7,7 @@
 mod completion;
 mod config;
 mod op;
+pub mod sim;
 #[expect(unsafe_code, reason = "system calls")]
 mod sys;
 
