@@ -5,10 +5,14 @@
 //! them round by round, and [`report`] says what came of it. Everything a reader needs to judge
 //! the method is in `README.md` next to this crate.
 
+pub mod cli;
+pub mod compare;
 pub mod engine;
 pub mod engines;
-
+pub mod environment;
 pub mod job;
 pub mod limit;
-
 pub mod measure;
+pub mod report;
+pub mod stats;
+pub mod targets;

@@ -1,3 +1,15 @@
-//! Runs the comparison; see `--help`.
+//! Compares Flock with other engines and with the raw system interfaces; see `--help`.
 
-fn main() {}
+use clap::Parser;
+use flock_bench::cli::Cli;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match Cli::parse().run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("flock-compare: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Interleaves the windows of many engines, so that spells of noise fall on all of them.
+
+use crate::engine::Engine;
+use crate::engines;
+use crate::job::{Close, Job};
+use crate::measure::{self, Sample, Setup};
+use crate::targets::Metric;
+use serde::Serialize;
+use std::io;
+use std::time::Duration;
+
+/// A job in one arrangement.
+#[derive(Clone, Copy, Debug)]
+pub struct Scenario {
+    /// The name on the command line and in tables.
+    pub name: &'static str,
+    /// What it shows.
+    pub about: &'static str,
+    /// What is done.
+    pub job: Job,
+    /// Connections at a time.
+    pub in_flight: usize,
+    /// Whether both roles share core 0; else the client has core 0 and the server core 1.
+    pub one_core: bool,
+    /// Whether every server has the raw io_uring client, so that only servers differ.
+    pub common_client: bool,
+    /// The figure that counts.
+    pub metric: Metric,
+}
+
+const LIFE: Scenario = Scenario {
+    name: "life-fin",
+    about: "connect, 33 bytes each way, close by the client's FIN; both roles on one core",
+    job: Job::Life(Close::Fin),
+    in_flight: 256,
+    one_core: true,
+    common_client: false,
+    metric: Metric::Cpu,
+};
+
+/// Every scenario, in the order of the report.
+pub const ALL: &[Scenario] = &[
+    LIFE,
+    Scenario {
+        name: "life-rst",
+        about: "the same, closed by the client's RST",
+        job: Job::Life(Close::Rst),
+        ..LIFE
+    },
+    Scenario {
+        name: "server-fin",
+        about: "life-fin with the raw io_uring client for every server, on one core",
+        common_client: true,
+        ..LIFE
+    },
+    Scenario {
+        name: "server-rst",
+        about: "life-rst with the raw io_uring client for every server, on one core",
+        job: Job::Life(Close::Rst),
+        common_client: true,
+        ..LIFE
+    },
+    Scenario {
+        name: "life-fin-2",
+        about: "life-fin, client on core 0 and server on core 1",
+        one_core: false,
+        metric: Metric::Rate,
+        ..LIFE
+    },
+    Scenario {
+        name: "echo-64",
+        about: "64 connections echo 64 bytes, both roles on one core",
+        job: Job::Echo(64),
+        in_flight: 64,
+        ..LIFE
+    },
+    Scenario {
+        name: "echo-16k",
+        about: "64 connections echo 16 KiB, both roles on one core",
+        job: Job::Echo(16 * 1024),
+        in_flight: 64,
+        ..LIFE
+    },
+    Scenario {
+        name: "one-to-many",
+        about: "one shared blob of 256 KiB to 64 peers, over and over, both roles on one core",
+        job: Job::Blob(256 * 1024),
+        in_flight: 64,
+        ..LIFE
+    },
+    Scenario {
+        name: "bulk",
+        about: "64 streams of 64 KiB writes, client on core 0 and server on core 1",
+        job: Job::Bulk,
+        in_flight: 64,
+        one_core: false,
+        metric: Metric::Rate,
+        ..LIFE
+    },
+];
+
+/// The scenario called `name`.
+#[must_use]
+pub fn find(name: &str) -> Option<Scenario> {
+    ALL.iter().copied().find(|scenario| scenario.name == name)
+}
+
+/// The windows of one engine in one scenario, round by round.
+#[derive(Clone, Debug, Serialize)]
+pub struct Series {
+    /// The engine.
+    pub engine: &'static str,
+    /// One a round.
+    pub samples: Vec<Sample>,
+}
+
+impl Series {
+    /// One figure of every window.
+    #[must_use]
+    pub fn figures(&self, metric: Metric) -> Vec<f64> {
+        let figure = |sample: &Sample| match metric {
+            Metric::Cpu => sample.cpu,
+            Metric::ServerCpu => sample.server_cpu,
+            Metric::Rate => sample.rate,
+        };
+        self.samples.iter().map(figure).collect()
+    }
+
+    /// Whether no connection failed.
+    #[must_use]
+    pub fn clean(&self) -> bool {
+        self.samples.iter().all(|sample| sample.errors == 0)
+    }
+}
+
+/// How long and how often.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Plan {
+    /// Rounds; each has one window of every engine.
+    pub rounds: usize,
+    /// Time before each window.
+    pub warm_up: Duration,
+    /// The window.
+    pub window: Duration,
+}
+
+impl Scenario {
+    /// One window of `engine` in this scenario.
+    #[must_use]
+    pub fn setup(&self, engine: Engine, plan: Plan) -> Setup {
+        let client = if self.common_client {
+            crate::limit::uring::ENGINE
+        } else {
+            engine
+        };
+        Setup {
+            server: engine,
+            client,
+            job: self.job,
+            in_flight: self.in_flight,
+            server_core: Some(usize::from(!self.one_core)),
+            client_core: Some(0),
+            warm_up: plan.warm_up,
+            window: plan.window,
+        }
+    }
+}
+
+/// The order of `count` entries in round `round`: rotated, and every other round backwards, so
+/// that no entry always follows the same one.
+pub fn order(count: usize, round: usize) -> impl Iterator<Item = usize> {
+    (0..count).map(move |step| {
+        let step = if round % 2 == 1 {
+            count - 1 - step
+        } else {
+            step
+        };
+        (step + round) % count
+    })
+}
+
+/// Runs all rounds of `scenario`, telling `progress` what is about to run.
+///
+/// # Errors
+/// The first error of any window.
+pub fn run(
+    scenario: &Scenario,
+    engines: &[Engine],
+    plan: Plan,
+    mut progress: impl FnMut(usize, &str),
+) -> io::Result<Vec<Series>> {
+    let mut all: Vec<Series> = engines
+        .iter()
+        .map(|engine| Series {
+            engine: engine.name,
+            samples: Vec::with_capacity(plan.rounds),
+        })
+        .collect();
+    for round in 0..plan.rounds {
+        for index in order(engines.len(), round) {
+            let engine = engines[index];
+            progress(round, engine.name);
+            let sample = measure::run(&scenario.setup(engine, plan)).map_err(|error| {
+                let what = format!("{} in {}: {error}", engine.name, scenario.name);
+                io::Error::new(error.kind(), what)
+            })?;
+            all[index].samples.push(sample);
+        }
+    }
+    Ok(all)
+}
+
+/// The engines a scenario compares when none are named: all of them, but quick-ack variants only
+/// where connections are made, and for a common client only one of each server.
+#[must_use]
+pub fn default_engines(scenario: &Scenario) -> Vec<Engine> {
+    let makes_connections = matches!(scenario.job, Job::Life(_)) && !scenario.common_client;
+    engines::ALL
+        .iter()
+        .copied()
+        .filter(|engine| {
+            makes_connections || !(engine.name.ends_with("-qa0") || engine.name.ends_with("-ack"))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_round_has_every_entry_once() {
+        for round in 0..7 {
+            let mut seen: Vec<_> = order(5, round).collect();
+            assert_eq!(
+                seen[0],
+                if round % 2 == 0 {
+                    round % 5
+                } else {
+                    (round + 4) % 5
+                }
+            );
+            seen.sort_unstable();
+            assert_eq!(seen, [0, 1, 2, 3, 4]);
+        }
+    }
+}
