@@ -161,7 +161,7 @@ fn collect(tokens: TokenStream, prefix: &str, found: &mut Vec<Named>) {
     let mut last = 0;
     let mut after_separator = !prefix.is_empty();
     let mut trees = tokens.into_iter().peekable();
-    let mut end = |path: &mut String, line: usize, found: &mut Vec<Named>| {
+    let end = |path: &mut String, line: usize, found: &mut Vec<Named>| {
         let named = std::mem::replace(path, prefix.to_owned());
         if named != prefix {
             found.push(Named { path: named, line });

@@ -27,10 +27,10 @@ pub(crate) fn files() -> Vec<String> {
     let mut found = Vec::new();
     let mut open = vec![root.clone()];
     while let Some(dir) = open.pop() {
-        for entry in fs::read_dir(&dir).unwrap() {
-            let entry = entry.unwrap();
+        for entry in fs::read_dir(&dir).expect("folders can be read") {
+            let entry = entry.expect("folders can be read");
             let name = entry.file_name();
-            let kind = entry.file_type().unwrap();
+            let kind = entry.file_type().expect("entries have a kind");
             if MADE.iter().any(|made| name == *made) {
                 continue;
             }
@@ -38,8 +38,8 @@ pub(crate) fn files() -> Vec<String> {
                 open.push(entry.path());
             } else if kind.is_file() {
                 let path = entry.path();
-                let relative = path.strip_prefix(&root).unwrap();
-                found.push(relative.to_str().unwrap().to_owned());
+                let relative = path.strip_prefix(&root).expect("the walk stays inside");
+                found.push(relative.to_str().expect("names are UTF-8").to_owned());
             }
         }
     }
@@ -60,5 +60,5 @@ pub(crate) fn files_ending(ending: &str) -> Vec<String> {
 
 /// The text of a file, or nothing when it is not text.
 pub(crate) fn text(path: &str) -> Option<String> {
-    String::from_utf8(fs::read(root().join(path)).unwrap()).ok()
+    String::from_utf8(fs::read(root().join(path)).expect("files can be read")).ok()
 }
