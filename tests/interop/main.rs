@@ -1,0 +1,29 @@
+//! The engine against real npm `discovery-swarm` 6.1.0 peers in Node, over loopback.
+//!
+//! The packages are installed by the tests themselves, from the committed lock file. Without Node
+//! the tests say so and pass; where `CI` is set they fail.
+
+mod install;
+mod node;
+
+use node::NodePeer;
+use serde_json::json;
+
+#[test]
+fn the_harness_drives_two_node_swarms() {
+    let Some(mut node) = NodePeer::spawn() else {
+        return;
+    };
+    let first = node.start(0, json!({"echo": true}));
+    node.start(1, json!({}));
+    node.add_peer(1, first.port);
+    let dialled = node.event("connection", |e| e["swarm"] == 1);
+    assert_eq!(dialled["initiator"], true);
+    assert_eq!(dialled["id"], first.id.as_str());
+    node.event("connection", |e| e["swarm"] == 0);
+    node.command(&json!({"cmd": "verify", "conn": dialled["conn"], "bytes": 300_000}));
+    let echoed = node.event("echoed", |e| e["conn"] == dialled["conn"]);
+    assert_eq!(echoed["ok"], true);
+    node.command(&json!({"cmd": "end", "conn": dialled["conn"]}));
+    node.event("connection-closed", |e| e["swarm"] == 0);
+}
