@@ -7,6 +7,7 @@
 mod completion;
 mod config;
 mod op;
+mod poll;
 pub mod sim;
 #[expect(unsafe_code, reason = "system calls")]
 mod sys;
@@ -14,6 +15,7 @@ mod sys;
 pub use completion::{Completion, Completions, LoanId, Outcome};
 pub use config::{Backend, Clock, Drained, DriverConfig, DriverCounters, Wake, Waker};
 pub use op::{ConnectOptions, Op, OpKey, QueueFull, SocketId, Token, Verb};
+pub use poll::PollDriver;
 pub use sys::{Limits, OpenFiles, raise_open_files};
 
 use flock_tcp::ListenOptions;
@@ -54,7 +56,9 @@ pub trait Driver {
     /// listener's token. A stale `socket` is ignored.
     fn assign(&mut self, socket: SocketId, token: Token);
 
-    /// Queues `op`. Only [`Op::Connect`] can be refused, when the socket table is full.
+    /// Queues `op`. Only [`Op::Connect`] can be refused, when the socket table is full. An
+    /// operation on a stale name is dropped without a completion, since the last completion of
+    /// that socket has been delivered or is on its way.
     fn submit(&mut self, op: Op) -> Result<OpKey, QueueFull>;
 
     /// Asks that an operation end soon. Its final completion still comes, exactly once: the

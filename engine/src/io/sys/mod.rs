@@ -2,6 +2,7 @@
 
 mod limits;
 mod socket;
+mod timer;
 
 #[cfg(test)]
 mod tests;
@@ -10,3 +11,4 @@ pub use limits::{Limits, OpenFiles, raise_open_files};
 pub(crate) use socket::{
     Blocking, dial_socket, listen_socket, peer_address, reset_on_close, shutdown_write,
 };
+pub(crate) use timer::Timer;
