@@ -1,1 +1,3 @@
 //! Tests over real loopback sockets.
+
+mod conformance;

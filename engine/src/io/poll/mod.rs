@@ -11,8 +11,6 @@ mod loans;
 mod sends;
 mod slots;
 mod stream;
-#[cfg(test)]
-mod tests;
 mod wait;
 
 use super::sys::{reset_on_close, shutdown_write};
