@@ -7,6 +7,7 @@
 
 pub mod cli;
 pub mod compare;
+pub mod criteria;
 pub mod engine;
 pub mod engines;
 pub mod environment;

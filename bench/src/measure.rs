@@ -199,12 +199,20 @@ impl Client {
         wait(self.thread)
     }
 
-    /// Waits until it has done all its units.
+    /// Waits until it has done all its units, but not for ever.
     ///
     /// # Errors
     /// As [`Self::stop`].
     pub fn finish(self) -> io::Result<()> {
         wait(self.thread)
+    }
+
+    /// Waits until it has done all its units, however long that takes.
+    ///
+    /// # Errors
+    /// Those of the client.
+    pub fn join(self) -> io::Result<()> {
+        join(self.thread)
     }
 }
 
