@@ -4,10 +4,14 @@ use crate::compare::{self, Plan, Scenario};
 use crate::engine::Engine;
 use crate::engines;
 use crate::environment::Environment;
+use crate::job::{Job, Targets};
 use crate::report::{Outcome, Run};
+use crate::veth::Veth;
+use crate::{memory, node, roles};
 use clap::{Args, Parser, Subcommand};
 use std::fs;
 use std::io::{self, IsTerminal, Write};
+use std::net::SocketAddrV4;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -25,6 +29,13 @@ enum Command {
     Run(RunArgs),
     /// Say which scenarios and engines there are.
     List,
+    /// Memory of idle connections: user space of the server, kernel slabs of both ends.
+    Memory(MemoryArgs),
+    /// Server's processor time per handshake against Node's discovery-swarm.
+    Node(NodeArgs),
+    /// Play one side, for a parent process of this program.
+    #[command(hide = true)]
+    Side(SideArgs),
 }
 
 #[derive(Debug, Args)]
@@ -50,6 +61,101 @@ struct RunArgs {
     /// Folder for the dated record, markdown and JSON; nothing is written without it.
     #[arg(long)]
     out: Option<PathBuf>,
+    /// Run the sides as processes in two network namespaces with a veth pair of MTU 1500
+    /// between them; needs root, and says so and ends well without.
+    #[arg(long)]
+    veth: bool,
+}
+
+#[derive(Debug, Args)]
+struct MemoryArgs {
+    /// Engines, separated by commas.
+    #[arg(long, value_delimiter = ',', value_parser = engine, default_value = "uring,epoll,tokio")]
+    engines: Vec<Engine>,
+    /// Connections at the lower end of the slope.
+    #[arg(long, default_value_t = 1_000)]
+    few: usize,
+    /// Connections at its upper end.
+    #[arg(long, default_value_t = 8_000)]
+    many: usize,
+}
+
+#[derive(Debug, Args)]
+struct NodeArgs {
+    /// The folder that holds `node_modules` with discovery-swarm 6.1.0.
+    #[arg(long, env = "FLOCK_NODE_DIR", default_value = "tests/interop")]
+    modules: PathBuf,
+    /// Our server.
+    #[arg(long, value_parser = engine, default_value = "uring")]
+    engine: Engine,
+    /// Rounds; a verdict needs 15.
+    #[arg(long, default_value_t = 15)]
+    rounds: usize,
+    /// Seconds before each window; Node's compiler needs them.
+    #[arg(long, default_value_t = 1.0)]
+    warm_up: f64,
+    /// Seconds of each window.
+    #[arg(long, default_value_t = 2.0)]
+    window: f64,
+}
+
+#[derive(Debug, Args)]
+struct SideArgs {
+    #[command(subcommand)]
+    role: Role,
+}
+
+#[derive(Debug, Subcommand)]
+enum Role {
+    Serve {
+        #[arg(long, value_parser = engine)]
+        engine: Engine,
+        #[arg(long)]
+        job: Job,
+        #[arg(long)]
+        core: Option<usize>,
+        #[arg(long, default_value_t = 1)]
+        shards: usize,
+    },
+    Drive {
+        #[arg(long, value_parser = engine)]
+        engine: Engine,
+        #[arg(long)]
+        job: Job,
+        #[arg(long)]
+        core: Option<usize>,
+        #[arg(long)]
+        to: SocketAddrV4,
+        #[arg(long)]
+        in_flight: usize,
+    },
+}
+
+impl Role {
+    fn play(self) -> io::Result<()> {
+        match self {
+            Self::Serve {
+                engine,
+                job,
+                core,
+                shards,
+            } => roles::serve(engine, job, core, shards),
+            Self::Drive {
+                engine,
+                job,
+                core,
+                to,
+                in_flight,
+            } => {
+                let targets = Targets {
+                    base: *to.ip(),
+                    spread: 256,
+                    port: to.port(),
+                };
+                roles::drive(engine, job, core, targets, in_flight)
+            }
+        }
+    }
 }
 
 fn scenario(name: &str) -> Result<Scenario, String> {
@@ -69,6 +175,12 @@ impl Cli {
         match self.command {
             Command::Run(args) => args.run(),
             Command::List => list(),
+            Command::Memory(args) => {
+                let report = memory::run(&args.engines, args.few, args.many)?;
+                io::stdout().lock().write_all(report.as_bytes())
+            }
+            Command::Node(args) => args.run(),
+            Command::Side(args) => args.role.play(),
         }
     }
 }
@@ -86,15 +198,39 @@ fn list() -> io::Result<()> {
     Ok(())
 }
 
+fn plan(rounds: usize, warm_up: f64, window: f64) -> Plan {
+    Plan {
+        rounds,
+        warm_up: Duration::from_secs_f64(warm_up.clamp(0.0, 60.0)),
+        window: Duration::from_secs_f64(window.clamp(0.01, 600.0)),
+    }
+}
+
+impl NodeArgs {
+    fn run(self) -> io::Result<()> {
+        let plan = plan(self.rounds, self.warm_up, self.window);
+        let report = node::run(&self.modules, self.engine, plan)?;
+        io::stdout().lock().write_all(report.as_bytes())
+    }
+}
+
 impl RunArgs {
     fn run(self) -> io::Result<()> {
-        let plan = Plan {
-            rounds: self.rounds,
-            warm_up: Duration::from_secs_f64(self.warm_up.clamp(0.0, 60.0)),
-            window: Duration::from_secs_f64(self.window.clamp(0.01, 600.0)),
+        let plan = plan(self.rounds, self.warm_up, self.window);
+        let veth = match self.veth.then(Veth::new).transpose() {
+            Ok(veth) => veth,
+            Err(error) => {
+                return writeln!(io::stdout(), "skipped: --veth needs root and ip: {error}");
+            }
         };
+        let place = veth.as_ref().map(Veth::place);
         let mut run = Run {
             environment: Environment::read(),
+            network: if self.veth {
+                "veth pair between two namespaces, MTU 1500, sides as processes"
+            } else {
+                "loopback"
+            },
             plan,
             outcomes: Vec::new(),
         };
@@ -109,9 +245,10 @@ impl RunArgs {
             } else {
                 self.engines.clone()
             };
-            let series = compare::run(scenario, &engines, plan, |round, engine| {
-                progress(scenario.name, round + 1, plan.rounds, engine);
-            })?;
+            let series =
+                compare::run(scenario, &engines, plan, place.as_ref(), |round, engine| {
+                    progress(scenario.name, round + 1, plan.rounds, engine);
+                })?;
             run.outcomes
                 .push(Outcome::new(scenario, series, &self.reference));
         }

@@ -4,6 +4,7 @@ use crate::engine::Engine;
 use crate::engines;
 use crate::job::{Close, Job};
 use crate::measure::{self, Sample, Setup};
+use crate::roles::Place;
 use crate::targets::Metric;
 use serde::Serialize;
 use std::io;
@@ -24,6 +25,9 @@ pub struct Scenario {
     pub one_core: bool,
     /// Whether every server has the raw io_uring client, so that only servers differ.
     pub common_client: bool,
+    /// Pairs of client and server at a time, each on a core of its own, as processes; a server
+    /// that shards by itself serves all of them.
+    pub copies: usize,
     /// The figure that counts.
     pub metric: Metric,
 }
@@ -35,6 +39,7 @@ const LIFE: Scenario = Scenario {
     in_flight: 256,
     one_core: true,
     common_client: false,
+    copies: 1,
     metric: Metric::Cpu,
 };
 
@@ -64,6 +69,13 @@ pub const ALL: &[Scenario] = &[
         name: "life-fin-2",
         about: "life-fin, client on core 0 and server on core 1",
         one_core: false,
+        metric: Metric::Rate,
+        ..LIFE
+    },
+    Scenario {
+        name: "shards",
+        about: "life-fin on two cores at a time, each core with both roles, in processes",
+        copies: 2,
         metric: Metric::Rate,
         ..LIFE
     },
@@ -160,6 +172,7 @@ impl Scenario {
             in_flight: self.in_flight,
             server_core: Some(usize::from(!self.one_core)),
             client_core: Some(0),
+            copies: self.copies,
             warm_up: plan.warm_up,
             window: plan.window,
         }
@@ -179,7 +192,8 @@ pub fn order(count: usize, round: usize) -> impl Iterator<Item = usize> {
     })
 }
 
-/// Runs all rounds of `scenario`, telling `progress` what is about to run.
+/// Runs all rounds of `scenario`, telling `progress` what is about to run. The sides are threads
+/// of this process, or processes in `place`.
 ///
 /// # Errors
 /// The first error of any window.
@@ -187,6 +201,7 @@ pub fn run(
     scenario: &Scenario,
     engines: &[Engine],
     plan: Plan,
+    place: Option<&Place>,
     mut progress: impl FnMut(usize, &str),
 ) -> io::Result<Vec<Series>> {
     let mut all: Vec<Series> = engines
@@ -200,7 +215,13 @@ pub fn run(
         for index in order(engines.len(), round) {
             let engine = engines[index];
             progress(round, engine.name);
-            let sample = measure::run(&scenario.setup(engine, plan)).map_err(|error| {
+            let setup = scenario.setup(engine, plan);
+            let window = match place {
+                Some(place) => place.run(&setup),
+                None if scenario.copies > 1 => Place::here().run(&setup),
+                None => measure::run(&setup),
+            };
+            let sample = window.map_err(|error| {
                 let what = format!("{} in {}: {error}", engine.name, scenario.name);
                 io::Error::new(error.kind(), what)
             })?;

@@ -16,6 +16,8 @@ pub struct Engine {
     pub name: &'static str,
     /// What it is, in a few words.
     pub about: &'static str,
+    /// Whether one server spreads over several cores by itself (see [`Serve::shards`]).
+    pub sharded: bool,
     /// Serves until [`Serve::stopped`].
     pub serve: fn(&Arc<Serve>) -> io::Result<()>,
     /// Drives connections until [`Drive::next`] has no more.
@@ -44,6 +46,8 @@ pub struct Serve {
     pub served: Served,
     /// The blob of [`Job::Blob`], shared by all connections; empty for other jobs.
     pub blob: Bytes,
+    /// Threads to serve from; more than one only for engines that are [`Engine::sharded`].
+    pub shards: usize,
     bind: SocketAddr,
     ready: SyncSender<SocketAddr>,
     stop: AtomicBool,
@@ -53,7 +57,7 @@ pub struct Serve {
 impl Serve {
     /// A server to be bound to `bind`; its address goes to `ready`.
     #[must_use]
-    pub fn new(job: Job, bind: SocketAddr, ready: SyncSender<SocketAddr>) -> Self {
+    pub fn new(job: Job, bind: SocketAddr, shards: usize, ready: SyncSender<SocketAddr>) -> Self {
         let blob = match job {
             Job::Blob(len) => job::payload(len),
             _ => Bytes::new(),
@@ -62,6 +66,7 @@ impl Serve {
             job,
             served: Served::default(),
             blob,
+            shards,
             bind,
             ready,
             stop: AtomicBool::new(false),

@@ -3,6 +3,7 @@
 use serde::Serialize;
 use std::fmt;
 use std::fs;
+use std::io;
 
 /// The machine and the settings that decide such figures.
 #[derive(Clone, Debug, Serialize)]
@@ -21,6 +22,31 @@ pub struct Environment {
 
 fn line(path: &str) -> String {
     fs::read_to_string(path).map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+}
+
+fn kibibytes(path: &str, key: &str) -> io::Result<u64> {
+    let text = fs::read_to_string(path)?;
+    let missing = || io::Error::other(format!("{path} has no {key}"));
+    let line = text.lines().find_map(|line| line.strip_prefix(key));
+    let number = line.and_then(|rest| rest.split_ascii_whitespace().next());
+    let number = number.and_then(|number| number.parse::<u64>().ok());
+    Ok(number.ok_or_else(missing)? * 1024)
+}
+
+/// Bytes of a process's memory that are resident.
+///
+/// # Errors
+/// When there is no such process.
+pub fn resident_bytes(pid: u32) -> io::Result<u64> {
+    kibibytes(&format!("/proc/{pid}/status"), "VmRSS:")
+}
+
+/// Bytes in the kernel's slab caches, of the whole system.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn slab_bytes() -> io::Result<u64> {
+    kibibytes("/proc/meminfo", "Slab:")
 }
 
 impl Environment {

@@ -4,8 +4,10 @@ use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use socket2::{Domain, Protocol, Socket, Type};
+use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
+use std::str::FromStr;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -98,6 +100,37 @@ impl Job {
     #[must_use]
     pub fn resets(self) -> bool {
         self == Self::Life(Close::Rst)
+    }
+}
+
+impl fmt::Display for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Life(Close::Fin) => f.write_str("life-fin"),
+            Self::Life(Close::Rst) => f.write_str("life-rst"),
+            Self::Echo(bytes) => write!(f, "echo:{bytes}"),
+            Self::Blob(bytes) => write!(f, "blob:{bytes}"),
+            Self::Bulk => f.write_str("bulk"),
+        }
+    }
+}
+
+impl FromStr for Job {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let size = |bytes: &str| match bytes.parse() {
+            Ok(bytes @ 1..=0x4000_0000) => Ok(bytes),
+            _ => Err("a size is between 1 and 2^30 bytes"),
+        };
+        match text.split_once(':') {
+            None if text == "life-fin" => Ok(Self::Life(Close::Fin)),
+            None if text == "life-rst" => Ok(Self::Life(Close::Rst)),
+            None if text == "bulk" => Ok(Self::Bulk),
+            Some(("echo", bytes)) => Ok(Self::Echo(size(bytes)?)),
+            Some(("blob", bytes)) => Ok(Self::Blob(size(bytes)?)),
+            _ => Err("a job is life-fin, life-rst, echo:BYTES, blob:BYTES or bulk"),
+        }
     }
 }
 
@@ -212,6 +245,21 @@ mod tests {
         assert!(a != b && is_client_frame(&a) && is_client_frame(&b));
         assert!(!is_server_frame(&a) && is_server_frame(&SERVER_FRAME));
         assert!(!is_client_frame(&a[..32]));
+    }
+
+    #[test]
+    fn jobs_are_read_as_they_are_written() {
+        let jobs = [
+            Job::Life(Close::Fin),
+            Job::Life(Close::Rst),
+            Job::Echo(64),
+            Job::Blob(9),
+            Job::Bulk,
+        ];
+        for job in jobs {
+            assert_eq!(job.to_string().parse(), Ok(job));
+        }
+        assert!("echo:0".parse::<Job>().is_err() && "life".parse::<Job>().is_err());
     }
 
     #[test]

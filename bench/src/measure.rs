@@ -31,6 +31,8 @@ pub struct Setup {
     pub server_core: Option<usize>,
     /// The core of the client's threads.
     pub client_core: Option<usize>,
+    /// How many such pairs at a time; more than one only as processes (see [`crate::roles`]).
+    pub copies: usize,
     /// Time before the window.
     pub warm_up: Duration,
     /// The window.
@@ -85,8 +87,22 @@ impl Server {
         bind: SocketAddr,
         core: Option<usize>,
     ) -> io::Result<Self> {
+        Self::start_sharded(engine, job, bind, core, 1)
+    }
+
+    /// The same with `shards` threads, for an engine that spreads by itself.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_sharded(
+        engine: Engine,
+        job: Job,
+        bind: SocketAddr,
+        core: Option<usize>,
+        shards: usize,
+    ) -> io::Result<Self> {
         let (ready, address) = sync_channel(1);
-        let cx = Arc::new(Serve::new(job, bind, ready));
+        let cx = Arc::new(Serve::new(job, bind, shards, ready));
         let shared = Arc::clone(&cx);
         let thread = thread::Builder::new()
             .name(format!("serve-{}", engine.name))

@@ -45,6 +45,8 @@ pub struct Judgement {
 pub struct Run {
     /// Where.
     pub environment: Environment,
+    /// Over what.
+    pub network: &'static str,
     /// How.
     pub plan: Plan,
     /// What came of it.
@@ -161,11 +163,12 @@ impl Run {
     #[must_use]
     pub fn markdown(&self) -> String {
         let mut text = format!(
-            "{}.\n\n{} rounds, {:.1} s warm-up and {:.1} s window each, interleaved.\n\n",
+            "{}.\n\n{} rounds, {:.1} s warm-up and {:.1} s window each, interleaved; {}.\n\n",
             self.environment,
             self.plan.rounds,
             self.plan.warm_up.as_secs_f64(),
             self.plan.window.as_secs_f64(),
+            self.network,
         );
         for outcome in &self.outcomes {
             text.push_str(&outcome.markdown());

@@ -14,6 +14,7 @@ use std::sync::Arc;
 pub const PLAIN: Engine = Engine {
     name: "compio",
     about: "compio, defaults",
+    sharded: false,
     serve: |cx| block_on(false, serve(Arc::clone(cx))),
     drive: |cx| block_on(false, drive(Arc::clone(cx))),
 };
@@ -22,6 +23,7 @@ pub const PLAIN: Engine = Engine {
 pub const TUNED: Engine = Engine {
     name: "compio-tuned",
     about: "compio, SINGLE_ISSUER | COOP_TASKRUN | DEFER_TASKRUN",
+    sharded: false,
     serve: |cx| block_on(true, serve(Arc::clone(cx))),
     drive: |cx| block_on(true, drive(Arc::clone(cx))),
 };

@@ -15,6 +15,7 @@ use std::sync::Arc;
 pub const PLAIN: Engine = Engine {
     name: "monoio",
     about: "monoio, defaults",
+    sharded: false,
     serve: |cx| block_on(plain(), serve(Arc::clone(cx))),
     drive: |cx| block_on(plain(), drive(Arc::clone(cx))),
 };
@@ -23,6 +24,7 @@ pub const PLAIN: Engine = Engine {
 pub const TUNED: Engine = Engine {
     name: "monoio-tuned",
     about: "monoio, SINGLE_ISSUER | COOP_TASKRUN | DEFER_TASKRUN",
+    sharded: false,
     serve: |cx| block_on(tuned(), serve(Arc::clone(cx))),
     drive: |cx| block_on(tuned(), drive(Arc::clone(cx))),
 };

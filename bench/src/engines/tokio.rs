@@ -12,6 +12,7 @@ use tokio::task::{LocalSet, spawn_local};
 pub const ENGINE: Engine = Engine {
     name: "tokio",
     about: "tokio current_thread, a task per connection",
+    sharded: false,
     serve,
     drive,
 };

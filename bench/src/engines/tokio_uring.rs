@@ -13,6 +13,7 @@ use tokio_uring::net::{TcpListener, TcpStream};
 pub const PLAIN: Engine = Engine {
     name: "tokio-uring",
     about: "tokio-uring, defaults",
+    sharded: false,
     serve: |cx| tokio_uring::builder().start(serve(Arc::clone(cx))),
     drive: |cx| tokio_uring::builder().start(drive(Arc::clone(cx))),
 };
@@ -21,6 +22,7 @@ pub const PLAIN: Engine = Engine {
 pub const TUNED: Engine = Engine {
     name: "tokio-uring-tuned",
     about: "tokio-uring, COOP_TASKRUN | TASKRUN_FLAG",
+    sharded: false,
     serve: |cx| tuned().start(serve(Arc::clone(cx))),
     drive: |cx| tuned().start(drive(Arc::clone(cx))),
 };

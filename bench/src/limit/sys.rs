@@ -56,6 +56,20 @@ impl CpuClock {
         }
     }
 
+    /// All threads of another process.
+    ///
+    /// # Errors
+    /// `ESRCH` when there is no such process.
+    pub fn of_process(pid: u32) -> io::Result<Self> {
+        let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
+        let mut id = 0;
+        // SAFETY: `id` is valid for the length of the call.
+        match unsafe { libc::clock_getcpuclockid(pid, &raw mut id) } {
+            0 => Ok(Self(id)),
+            errno => Err(io::Error::from_raw_os_error(errno)),
+        }
+    }
+
     /// Processor time so far.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ use crate::engine::Engine;
 pub const ENGINE: Engine = Engine {
     name: "epoll",
     about: "limit: raw epoll loop",
+    sharded: false,
     serve: server::serve,
     drive: |cx| client::drive(cx, false),
 };
@@ -17,6 +18,7 @@ pub const ENGINE: Engine = Engine {
 pub const ENGINE_QA0: Engine = Engine {
     name: "epoll-qa0",
     about: "limit: raw epoll loop, TCP_QUICKACK 0 before connect",
+    sharded: false,
     serve: server::serve,
     drive: |cx| client::drive(cx, true),
 };

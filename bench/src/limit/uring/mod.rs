@@ -20,6 +20,7 @@ use std::io;
 pub const ENGINE: Engine = Engine {
     name: "uring",
     about: "limit: raw io_uring loop, in steps",
+    sharded: false,
     serve: server::serve,
     drive: |cx| client::drive(cx, false),
 };
@@ -28,6 +29,7 @@ pub const ENGINE: Engine = Engine {
 pub const ENGINE_QA0: Engine = Engine {
     name: "uring-qa0",
     about: "limit: raw io_uring loop, TCP_QUICKACK 0 before connect",
+    sharded: false,
     serve: server::serve,
     drive: |cx| client::drive(cx, true),
 };

@@ -1,0 +1,88 @@
+//! What an idle established connection costs after its handshake: user space of the server, by
+//! the slope between few and many and by the whole growth, and kernel slabs of both ends.
+
+use crate::engine::Engine;
+use crate::environment::{resident_bytes, slab_bytes};
+use crate::job::{self, Close, FRAME_LEN, Job, Targets};
+use crate::roles::{Place, Side};
+use std::fmt::Write as _;
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Bytes at one count of connections.
+#[derive(Clone, Copy, Debug)]
+struct Level {
+    resident: u64,
+    slab: u64,
+}
+
+/// Holds `few`, then `many` idle connections to a server of each engine, and tabulates.
+///
+/// # Errors
+/// Those of the server's process and of the connections; most often too few descriptors.
+pub fn run(engines: &[Engine], few: usize, many: usize) -> io::Result<String> {
+    if few == 0 || many <= few {
+        let what = "the upper count of connections must be above the lower one, and that above 0";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    }
+    let mut text = format!(
+        "Idle connections after their handshake, {few} and {many} of them.\n\n\
+         | server | user bytes each (slope) | user bytes each (growth from before listening) | \
+         kernel slab bytes each, both ends (slope) |\n| --- | --- | --- | --- |\n"
+    );
+    for &engine in engines {
+        let (mut side, ready) = Place::here().serve(engine, Job::Life(Close::Fin), Some(1), 1)?;
+        let mut held = Vec::new();
+        let low = level(&mut side, &mut held, ready.port, few)?;
+        let high = level(&mut side, &mut held, ready.port, many)?;
+        let (between, all) = (many - few, many);
+        let _ = writeln!(
+            text,
+            "| {} | {:.0} | {:.0} | {:.0} |",
+            engine.name,
+            each(low.resident, high.resident, between),
+            each(ready.resident, high.resident, all),
+            each(low.slab, high.slab, between),
+        );
+        drop(held);
+        side.stop()?;
+    }
+    Ok(text)
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "bytes of one machine are far below 2^52"
+)]
+fn each(before: u64, after: u64, count: usize) -> f64 {
+    (after as f64 - before as f64) / count as f64
+}
+
+/// Opens connections until `count` are held, waits until the server knows them, and reads.
+fn level(side: &mut Side, held: &mut Vec<TcpStream>, port: u16, count: usize) -> io::Result<Level> {
+    let targets = Targets::loopback(port);
+    while held.len() < count {
+        let number = held.len() as u64;
+        let mut stream = TcpStream::connect(targets.nth(number))?;
+        stream.write_all(&job::client_frame(number))?;
+        let mut frame = [0; FRAME_LEN];
+        stream.read_exact(&mut frame)?;
+        if !job::is_server_frame(&frame) {
+            return Err(crate::engine::unexpected("not the server's frame"));
+        }
+        held.push(stream);
+    }
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while side.count()?.frames < count as u64 {
+        if Instant::now() > deadline {
+            return Err(io::Error::other("the server lost connections"));
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(Level {
+        resident: resident_bytes(side.pid())?,
+        slab: slab_bytes()?,
+    })
+}
