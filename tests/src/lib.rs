@@ -1,3 +1,4 @@
 //! What the test binaries of Flock Revelation share.
 
 pub mod conformance;
+pub mod world;

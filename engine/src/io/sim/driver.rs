@@ -17,8 +17,9 @@ use std::time::Duration;
 
 /// A driver whose network and clock are a [`SimWorld`].
 ///
-/// [`turn`](Driver::turn) never sleeps: it delivers what is ready at the world's time and
-/// remembers its deadline; [`SimWorld::next`] says whose turn it is and moves the clock. In a
+/// [`turn`](Driver::turn) never sleeps: it delivers what is ready at the world's time; one that
+/// finds nothing stands for the beginning of a sleep until its deadline. [`SimWorld::next`] says
+/// whose turn it is and moves the clock. In a
 /// [self-driving](SimWorld::self_driving) world `turn` moves the clock itself, and waits as other
 /// drivers do.
 #[derive(Debug)]
@@ -173,7 +174,7 @@ impl Driver for SimDriver {
         self.loans.recycle();
         out.clear();
         let mut waited = false;
-        loop {
+        let happened = loop {
             world.run_due();
             world.carry_out(self.station);
             world.deliver(self.station, &mut self.loans, out);
@@ -181,18 +182,19 @@ impl Driver for SimDriver {
                 .woken
                 .swap(false, Ordering::AcqRel);
             let due = deadline.is_some_and(|at| at <= world.now);
-            if !out.is_empty() || woken || due || !world.self_driving {
-                break;
+            let happened = !out.is_empty() || woken || due;
+            if happened || !world.self_driving {
+                break happened;
             }
             world.jump(deadline);
             waited = true;
-        }
+        };
         let now = world.now;
         let station = &mut world.stations[self.station];
         station.counters.turns += 1;
         station.counters.waits += u64::from(waited);
         station.deadline = deadline;
-        station.fresh = false;
+        station.waiting = !happened;
         self.now = now;
         Ok(now)
     }

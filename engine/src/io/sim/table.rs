@@ -104,8 +104,9 @@ pub(super) struct Station {
     /// Sockets that may have a completion.
     pub(super) ready: Vec<SocketId>,
     pub(super) alive: bool,
-    /// Had no turn yet.
-    pub(super) fresh: bool,
+    /// The latest turn found nothing: a real one would sleep. Otherwise the caller has something
+    /// to do, and then takes its next turn at once.
+    pub(super) waiting: bool,
     slots: Vec<Slot>,
     free: Vec<u32>,
     open: usize,
@@ -122,7 +123,7 @@ impl Station {
             requests: Vec::new(),
             ready: Vec::new(),
             alive: true,
-            fresh: true,
+            waiting: false,
             slots: Vec::new(),
             free: Vec::new(),
             open: 0,
@@ -131,7 +132,7 @@ impl Station {
 
     pub(super) fn runnable(&self, now: Instant) -> bool {
         self.alive
-            && (self.fresh
+            && (!self.waiting
                 || !self.requests.is_empty()
                 || !self.ready.is_empty()
                 || self.deadline.is_some_and(|at| at <= now)

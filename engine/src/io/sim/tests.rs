@@ -489,5 +489,7 @@ fn deadlines_and_wakes_give_turns() {
     driver.waker().wake();
     assert_eq!(world.next(limit), Some(0));
     driver.turn(None, &mut out).unwrap();
+    assert_eq!(world.next(limit), Some(0), "woken: back before it sleeps");
+    driver.turn(None, &mut out).unwrap();
     assert_eq!(world.next(limit), None, "nothing left to do");
 }
