@@ -3,7 +3,7 @@ use bytes::Bytes;
 use flock_engine::io::{
     Completion, ConnectOptions, Driver, DriverConfig, Op, OpKey, Outcome, SocketId, Token, Verb,
 };
-use flock_tcp::ListenOptions;
+use flock_tcp::{ListenOptions, StreamOptions};
 use flock_transport::{Chunks, CloseHow, Errno, Instant};
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -130,7 +130,15 @@ impl<D: Driver> Rig<D> {
         self.tokens += 1;
         self.submit(Op::Connect {
             to,
-            options: ConnectOptions::default(),
+            options: ConnectOptions {
+                stream: StreamOptions {
+                    // The dialler of a case does not always speak first, and then the listener
+                    // would learn of the connection only by a delayed ACK.
+                    lazy_handshake_ack: false,
+                    ..StreamOptions::default()
+                },
+                source: None,
+            },
             token: Token(self.tokens),
         })
         .socket

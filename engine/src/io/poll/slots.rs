@@ -192,9 +192,8 @@ mod tests {
         assert_eq!(slots.get_mut(second).unwrap().token, Token(3));
     }
 
-    #[cfg(not(debug_assertions))]
     #[test]
     fn an_idle_socket_costs_little() {
-        assert!(size_of::<Slot>() <= 48, "{}", size_of::<Slot>());
+        assert!(size_of::<Slot>() <= 64, "{}", size_of::<Slot>());
     }
 }

@@ -1,0 +1,32 @@
+//! Wake-ups from other threads.
+
+use crate::backends::{Backend, Poll};
+use flock_engine::io::Driver;
+use flock_tests::conformance::Rig;
+use std::sync::mpsc;
+use std::time::Duration;
+
+flock_tests::both_backends!(another_thread_ends_a_wait);
+
+/// Every wake-up ends a wait, whether it comes before, while or after the driver goes to sleep.
+fn another_thread_ends_a_wait<B: Backend>() {
+    let mut rig = Rig::new::<B>();
+    rig.listen::<B>();
+    let waker = rig.driver.waker();
+    let (go, asked) = mpsc::channel::<u32>();
+    let thread = std::thread::spawn(move || {
+        for spins in asked {
+            (0..spins).for_each(|_| std::hint::spin_loop());
+            waker.wake();
+        }
+    });
+    let before = rig.driver.now();
+    for round in 0..500 {
+        go.send(round * 20).expect("the thread runs");
+        rig.turn(Duration::from_secs(20));
+        assert!(rig.latest.is_empty());
+    }
+    assert!(rig.driver.now() - before < Duration::from_secs(10));
+    drop(go);
+    thread.join().expect("the thread ends");
+}
