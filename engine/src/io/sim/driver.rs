@@ -40,12 +40,12 @@ impl Wake for Flag {
 }
 
 impl SimDriver {
-    pub(super) fn new(world: SimWorld, station: usize) -> Self {
+    pub(super) fn new(world: SimWorld, station: usize, now: Instant) -> Self {
         Self {
             world,
             station,
             loans: Loans::default(),
-            now: Instant::ZERO,
+            now,
         }
     }
 

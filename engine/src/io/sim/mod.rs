@@ -80,10 +80,10 @@ impl SimWorld {
     /// Adds a driver to a node.
     #[must_use]
     pub fn driver(&self, node: NodeId, config: DriverConfig) -> SimDriver {
-        let stations = &mut self.0.borrow_mut().stations;
-        stations.push(Station::new(node.0, config));
-        let station = stations.len() - 1;
-        SimDriver::new(self.clone(), station)
+        let mut world = self.0.borrow_mut();
+        world.stations.push(Station::new(node.0, config));
+        let (station, now) = (world.stations.len() - 1, world.now);
+        SimDriver::new(self.clone(), station, now)
     }
 
     /// The driver whose turn it is, or `None` when nothing will happen before `limit`. Moves the

@@ -1,0 +1,4 @@
+//! Tests in virtual time. A failure prints its seed; `FLOCK_SEED=<seed>` replays that one alone,
+//! `FLOCK_SEEDS=<n>` goes through more of them.
+
+mod conformance;
