@@ -18,8 +18,9 @@ pub use op::{ConnectOptions, Op, OpKey, QueueFull, SocketId, Token, Verb};
 pub use poll::PollDriver;
 pub use sys::{Limits, OpenFiles, raise_open_files};
 
-use flock_tcp::ListenOptions;
-use flock_transport::Instant;
+// Words of the seam that come from below, so that its users need no other crate.
+pub use flock_tcp::{ListenOptions, StreamOptions};
+pub use flock_transport::{Chunks, CloseHow, Errno, HandshakeError, Instant};
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
