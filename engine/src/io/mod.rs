@@ -11,6 +11,8 @@ mod poll;
 pub mod sim;
 #[expect(unsafe_code, reason = "system calls")]
 mod sys;
+#[expect(unsafe_code, reason = "shared memory and entries the kernel reads")]
+pub mod uring;
 
 pub use completion::{Completion, Completions, LoanId, Outcome};
 pub use config::{Backend, Clock, Drained, DriverConfig, DriverCounters, Wake, Waker};

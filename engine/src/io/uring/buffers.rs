@@ -1,0 +1,130 @@
+use super::pages::Pages;
+use crate::io::LoanId;
+use std::io;
+use std::sync::atomic::Ordering;
+
+/// The group all receives take their buffers from.
+pub(super) const GROUP: u16 = 0;
+
+/// An entry is `{ addr: u64, len: u32, bid: u16, resv: u16 }`; `resv` of the first one is the
+/// tail of the ring (`struct io_uring_buf_ring`, io_uring_register(2)).
+const ENTRY: usize = 16;
+const LENGTH_AT: usize = 8;
+const BUFFER_AT: usize = 12;
+const TAIL_AT: usize = 14;
+
+/// A loan is named by its index (15 bits: there are at most 32,768 buffers) and the low 17 bits
+/// of the epoch, so that using one of an earlier turn is noticed.
+const INDEX_BITS: u32 = 15;
+
+/// Receive buffers that the kernel picks from (`IORING_REGISTER_PBUF_RING`), and those of them
+/// that are lent to the caller until the next turn.
+pub(super) struct Buffers {
+    ring: Pages,
+    memory: Pages,
+    entries: u16,
+    size: u32,
+    tail: u16,
+    published: u16,
+    loans: Vec<Loan>,
+    epoch: u32,
+}
+
+#[derive(Clone, Copy)]
+struct Loan {
+    buffer: u16,
+    length: u32,
+}
+
+impl Buffers {
+    /// `entries` buffers of `size` bytes, all ready to be filled; `entries` is rounded up to a
+    /// power of two.
+    pub(super) fn new(entries: u16, size: u32) -> io::Result<Self> {
+        let entries = entries.clamp(1, 1 << INDEX_BITS).next_power_of_two();
+        let size = size.max(1);
+        let bytes = usize::from(entries)
+            .checked_mul(size as usize)
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))?;
+        let mut buffers = Self {
+            ring: Pages::new(usize::from(entries) * ENTRY)?,
+            memory: Pages::new(bytes)?,
+            entries,
+            size,
+            tail: 0,
+            published: 0,
+            loans: Vec::with_capacity(entries.into()),
+            epoch: 0,
+        };
+        for buffer in 0..entries {
+            buffers.give_back(buffer);
+        }
+        buffers.publish();
+        Ok(buffers)
+    }
+
+    /// Where the ring is and how many entries it has, as the kernel wants them.
+    pub(super) fn registration(&self) -> (u64, u16) {
+        (self.ring.address(0), self.entries)
+    }
+
+    /// Lends the first `length` bytes of `buffer`, which the kernel has just filled.
+    pub(super) fn lend(&mut self, buffer: u16, length: u32) -> LoanId {
+        assert!(buffer < self.entries, "the kernel names our buffers only");
+        assert!(length <= self.size, "the kernel fills one buffer at most");
+        assert!(
+            self.loans.len() < self.entries.into(),
+            "a buffer lent twice"
+        );
+        let index = u32::try_from(self.loans.len()).expect("at most 32,768 buffers");
+        self.loans.push(Loan { buffer, length });
+        LoanId(self.epoch << INDEX_BITS | index)
+    }
+
+    /// The lent bytes. Panics for a loan of an earlier turn.
+    pub(super) fn bytes(&self, loan: LoanId) -> &[u8] {
+        assert_eq!(
+            loan.0 >> INDEX_BITS,
+            self.epoch & (u32::MAX >> INDEX_BITS),
+            "a loan ends with its turn"
+        );
+        let index = loan.0 & ((1 << INDEX_BITS) - 1);
+        let loan = self.loans[index as usize];
+        let offset = usize::from(loan.buffer) * self.size as usize;
+        // SAFETY: the kernel writes to a buffer only while its id is in the ring, and a lent one
+        // returns there in `recycle`, which needs `&mut self`.
+        unsafe { self.memory.bytes(offset, loan.length as usize) }
+    }
+
+    /// Ends all loans; the kernel may fill those buffers again. Returns how many they were.
+    pub(super) fn recycle(&mut self) -> usize {
+        let count = self.loans.len();
+        for index in 0..count {
+            self.give_back(self.loans[index].buffer);
+        }
+        self.loans.clear();
+        self.epoch = self.epoch.wrapping_add(1);
+        count
+    }
+
+    /// Puts `buffer`, which nobody looks at, back into the ring; the kernel sees it after
+    /// [`publish`](Self::publish).
+    pub(super) fn give_back(&mut self, buffer: u16) {
+        let slot = usize::from(self.tail & (self.entries - 1)) * ENTRY;
+        let offset = usize::from(buffer) * self.size as usize;
+        let address = self.memory.address(offset);
+        // Field by field: the last two bytes of the first entry are the tail.
+        self.ring.write(slot, address);
+        self.ring.write(slot + LENGTH_AT, self.size);
+        self.ring.write(slot + BUFFER_AT, buffer);
+        self.tail = self.tail.wrapping_add(1);
+    }
+
+    /// Tells the kernel about what was given back.
+    pub(super) fn publish(&mut self) {
+        if self.tail != self.published {
+            let tail = self.ring.counter(TAIL_AT);
+            tail.store(self.tail, Ordering::Release);
+            self.published = self.tail;
+        }
+    }
+}
