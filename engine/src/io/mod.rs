@@ -8,17 +8,20 @@ mod completion;
 mod config;
 mod op;
 mod poll;
+mod probe;
 pub mod sim;
 #[expect(unsafe_code, reason = "system calls")]
 mod sys;
 #[expect(unsafe_code, reason = "shared memory and entries the kernel reads")]
-pub mod uring;
+mod uring;
 
 pub use completion::{Completion, Completions, LoanId, Outcome};
 pub use config::{Backend, Clock, Drained, DriverConfig, DriverCounters, Wake, Waker};
 pub use op::{ConnectOptions, Op, OpKey, QueueFull, SocketId, Token, Verb};
 pub use poll::PollDriver;
+pub use probe::{Reason, Selected, Unavailable, probe, select};
 pub use sys::{Limits, OpenFiles, raise_open_files};
+pub use uring::UringDriver;
 
 // Words of the seam that come from below, so that its users need no other crate.
 pub use flock_tcp::{ListenOptions, StreamOptions};

@@ -7,6 +7,7 @@ mod timer;
 #[cfg(test)]
 mod tests;
 
+pub(super) use limits::read_sysctl;
 pub use limits::{Limits, OpenFiles, raise_open_files};
 pub(crate) use socket::{
     Blocking, dial_socket, listen_socket, peer_address, reset_on_close, shutdown_write,
