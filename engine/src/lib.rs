@@ -1,8 +1,40 @@
 //! Flock Revelation: a thread-per-core peer-swarm engine on io_uring, with an epoll fallback.
+//!
+//! A program joins *channels*, is told of peers or finds them, and gets one connection to each.
+//! There are two levels:
+//!
+//! * [`Flock::accept`] hands out [`Connection`]s, usable from any thread and any async runtime,
+//!   or none ([`Builder::start`]).
+//! * A [`Handler`] runs on the shards themselves, on borrowed slices, without a hop
+//!   ([`Builder::start_with`]).
+//!
+//! The wire is that of npm `discovery-swarm` 6.1.0.
 
 pub mod event;
+mod hub;
 pub mod io;
 mod names;
 
+mod api;
+mod session;
+mod shard;
+mod swarm;
+mod table;
+mod wheel;
+
+pub use api::{
+    BanTarget, Builder, Channel, Connection, Flock, FlockError, Handler, IdChoice, Ignore,
+    JoinOptions, RecvError, SendError, Stats, StreamConn, StreamMessage, Streams,
+};
 pub use event::{ConnectionInfo, Event, Peer};
+pub use flock_tcp::{
+    Congestion, Keepalive, ListenOptions, Queued, SendLimits, SendRefused, StreamOptions,
+};
+pub use flock_transport::{Blame, CloseReason, Errno, HandshakeError, Instant, Transport};
+pub use hub::Events;
 pub use names::{ChannelKey, ConnId, PeerId};
+pub use shard::{ConnCx, Shard, ShardCounters, ShardCx, ShardStats, Step};
+
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -6,6 +6,9 @@ use std::io;
 pub struct Errno(pub i32);
 
 impl Errno {
+    /// The operation was cancelled (`ECANCELED` on Linux).
+    pub const CANCELED: Self = Self(125);
+
     /// The number inside `error`, or `EIO` (5) when it carries none.
     #[must_use]
     pub fn from_io(error: &io::Error) -> Self {
@@ -89,6 +92,8 @@ pub enum CloseReason {
     Shutdown,
     /// The application's handler panicked; only this connection was given up.
     HandlerPanicked,
+    /// The application sent more than the send queue may hold.
+    SendQueueFull,
     /// Another connection to the same peer was kept.
     Redundant,
     /// The remote peer has our own id.
@@ -97,7 +102,7 @@ pub enum CloseReason {
     Banned,
     /// `max_connections` is reached.
     TooManyConnections,
-    /// The application refused to read or write for longer than the idle timeout.
+    /// Nothing was sent or received for longer than the idle timeout.
     IdleTimeout,
     /// The peer did not finish its handshake in time.
     HandshakeTimeout,
@@ -118,7 +123,9 @@ impl CloseReason {
     #[must_use]
     pub fn blame(self) -> Blame {
         match self {
-            Self::Local | Self::Shutdown | Self::HandlerPanicked => Blame::Application,
+            Self::Local | Self::Shutdown | Self::HandlerPanicked | Self::SendQueueFull => {
+                Blame::Application
+            }
             Self::Redundant
             | Self::DetectedSelf
             | Self::Banned
@@ -138,6 +145,7 @@ impl CloseReason {
             Self::Local => "local",
             Self::Shutdown => "shutdown",
             Self::HandlerPanicked => "handler-panicked",
+            Self::SendQueueFull => "send-queue-full",
             Self::Redundant => "redundant",
             Self::DetectedSelf => "detected-self",
             Self::Banned => "banned",

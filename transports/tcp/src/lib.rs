@@ -2,6 +2,10 @@
 //!
 //! Nothing here opens a socket, starts a thread or reads a clock.
 
+mod connection;
 mod options;
+mod queue;
 
+pub use connection::{Connection, Event, Verb};
 pub use options::{Congestion, Keepalive, ListenOptions, StreamOptions};
+pub use queue::{Queued, SendLimits, SendRefused};

@@ -1,0 +1,277 @@
+use super::flock::Flock;
+use super::start::start;
+use super::streams::{Exchange, StreamMessage, Streams};
+use crate::api::Handler;
+use crate::io::{Backend, Driver, DriverConfig};
+use crate::names::PeerId;
+use crate::shard::Shard;
+use flock_tcp::{ListenOptions, SendLimits, StreamOptions};
+use ipnet::IpNet;
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+/// Which id the engine states in its handshakes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum IdChoice {
+    /// Four zero bytes and 28 random ones. The smaller id wins a conflict of two connections, so
+    /// a low id keeps connections to peers that dial again and again.
+    #[default]
+    Stable,
+    /// 32 random bytes.
+    Random,
+    /// This id.
+    Fixed(PeerId),
+}
+
+/// Why an engine could not do what it was asked.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum FlockError {
+    /// An option makes no sense; the text says which and why.
+    Option(String),
+    /// The operating system refused.
+    Io(io::Error),
+    /// A shard's mailbox is full: the caller is faster than the engine.
+    Busy,
+    /// The engine was shut down.
+    ShutDown,
+}
+
+impl fmt::Display for FlockError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Option(why) => f.write_str(why),
+            Self::Io(error) => error.fmt(f),
+            Self::Busy => f.write_str("the engine's mailbox is full"),
+            Self::ShutDown => f.write_str("the engine was shut down"),
+        }
+    }
+}
+
+impl std::error::Error for FlockError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<io::Error> for FlockError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// Options of an engine; made by [`Flock::builder`].
+#[derive(Clone, Debug)]
+pub struct Builder {
+    pub(crate) id: IdChoice,
+    pub(crate) shards: Option<usize>,
+    pub(crate) cpus: Vec<usize>,
+    pub(crate) backend: Backend,
+    pub(crate) max_connections: u32,
+    pub(crate) half_open: u32,
+    pub(crate) dials: u32,
+    pub(crate) candidates: u32,
+    pub(crate) connections: u32,
+    pub(crate) whitelist: Vec<IpNet>,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) handshake_timeout: Duration,
+    pub(crate) linger: Duration,
+    pub(crate) retry: [Duration; 4],
+    pub(crate) keep_existing: bool,
+    pub(crate) stream: StreamOptions,
+    pub(crate) listen: ListenOptions,
+    pub(crate) send_limits: SendLimits,
+    pub(crate) recv_limit: usize,
+    pub(crate) events_limit: usize,
+    pub(crate) mailbox: usize,
+    pub(crate) driver: DriverConfig,
+    pub(crate) seed: Option<u64>,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self {
+            id: IdChoice::Stable,
+            shards: None,
+            cpus: Vec::new(),
+            backend: Backend::Auto,
+            max_connections: 0,
+            half_open: 4096,
+            dials: 256,
+            candidates: 1 << 20,
+            connections: 1 << 20,
+            whitelist: Vec::new(),
+            connect_timeout: Duration::from_secs(3),
+            handshake_timeout: Duration::from_secs(5),
+            linger: Duration::from_secs(5),
+            retry: [1, 1, 5, 15].map(Duration::from_secs),
+            keep_existing: false,
+            stream: StreamOptions::default(),
+            listen: ListenOptions::default(),
+            send_limits: SendLimits::default(),
+            recv_limit: 256 * 1024,
+            events_limit: 65_536,
+            mailbox: 16_384,
+            driver: DriverConfig::default(),
+            seed: None,
+        }
+    }
+}
+
+/// Setters that just take a value, each with what it means.
+macro_rules! setters {
+    ($($(#[$doc:meta])* $name:ident: $type:ty,)*) => {
+        $($(#[$doc])*
+        #[must_use]
+        pub fn $name(mut self, $name: $type) -> Self {
+            self.$name = $name;
+            self
+        })*
+    };
+}
+
+impl Builder {
+    setters! {
+        /// The id stated in handshakes; [`IdChoice::Stable`] unless said.
+        id: IdChoice,
+        /// The driver; [`Backend::Auto`] unless said.
+        backend: Backend,
+        /// Admitted peers at a time, in both directions together; 0, the default, is no limit.
+        max_connections: u32,
+        /// Inbound connections per shard whose handshake is unfinished (4,096); more are refused.
+        half_open: u32,
+        /// Dials per shard at a time (256); more wait in the queue.
+        dials: u32,
+        /// Addresses known per shard (1,048,576); more are rejected.
+        candidates: u32,
+        /// Connections per shard in any state (1,048,576); more are refused.
+        connections: u32,
+        /// Addresses to have connections with, in both directions; empty, the default, is all.
+        whitelist: Vec<IpNet>,
+        /// How long a dial may take (3 s).
+        connect_timeout: Duration,
+        /// How long a handshake may take, admission included (5 s).
+        handshake_timeout: Duration,
+        /// How long a closing connection waits for the peer's end (5 s) before it is reset.
+        linger: Duration,
+        /// Waits before the retries of a failed dial (1, 1, 5, 15 s, each ±10 %); then the
+        /// candidate is dropped.
+        retry: [Duration; 4],
+        /// On a second connection to the same peer, always keep the first (off). Two engines
+        /// that do this and dial each other at the same time lose both connections, and retry.
+        keep_existing: bool,
+        /// Socket options of dialled and accepted connections.
+        stream: StreamOptions,
+        /// High- and low-water marks and the hard limit of each connection's send queue.
+        send_limits: SendLimits,
+        /// Bytes received on a [`Connection`](crate::Connection) and not taken by the
+        /// application before the peer is held back (256 KiB).
+        recv_limit: usize,
+        /// Unread events (65,536) beyond which nothing new is started until they are read.
+        events_limit: usize,
+        /// Sizes of each shard's driver.
+        driver: DriverConfig,
+    }
+
+    /// How many shards, each with its own thread; one per available core unless said.
+    #[must_use]
+    pub fn shards(mut self, shards: usize) -> Self {
+        self.shards = Some(shards);
+        self
+    }
+
+    /// Pins shard `i` to the `i`-th of these cores, going round. Without, threads are not pinned.
+    #[must_use]
+    pub fn cpus(mut self, cpus: impl IntoIterator<Item = usize>) -> Self {
+        self.cpus = cpus.into_iter().collect();
+        self
+    }
+
+    /// Seeds every random choice, for runs that can be repeated. Without, the seed is random.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Starts an engine whose connections are taken with [`Flock::accept`].
+    ///
+    /// # Errors
+    /// An option makes no sense, or the system refuses threads or rings.
+    pub fn start(self) -> Result<Flock, FlockError> {
+        let exchange = Exchange::new(self.recv_limit);
+        let handlers = exchange.clone();
+        let flock = start(self, move |_| Streams::new(handlers.clone()), |senders| {
+            exchange.wire(senders.to_vec());
+        })?;
+        Ok(flock.with_exchange(exchange))
+    }
+
+    /// Starts an engine whose connections go to handlers, one per shard, made by `handler` on
+    /// the shard's own thread.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_with<H: Handler>(
+        self,
+        handler: impl Fn(usize) -> H + Send + Sync + 'static,
+    ) -> Result<Flock<H::Msg>, FlockError> {
+        start(self, handler, |_| {})
+    }
+
+    /// Puts an engine together over drivers of the caller's making, one shard for each, and
+    /// leaves running the shards to the caller: for simulations, and for threads with habits of
+    /// their own. [`Flock`] calls that wait for an answer need shards that run.
+    ///
+    /// # Errors
+    /// An option makes no sense.
+    pub fn assemble<D: Driver, H: Handler>(
+        self,
+        drivers: Vec<D>,
+        handler: impl Fn(usize) -> H,
+    ) -> Result<(Flock<H::Msg>, Vec<Shard<D, H>>), FlockError> {
+        super::start::assemble(self, drivers, handler)
+    }
+
+    /// Checks the options against each other.
+    pub(crate) fn check(&self) -> Result<(), FlockError> {
+        let wrong = |text: &str| Err(FlockError::Option(text.to_owned()));
+        if self.shards == Some(0) {
+            return wrong("shards: at least one is needed");
+        }
+        if self.shards.is_some_and(|shards| shards > usize::from(u16::MAX)) {
+            return wrong("shards: at most 65,535");
+        }
+        if self.connections == 0 || self.candidates == 0 || self.half_open == 0 || self.dials == 0
+        {
+            return wrong("connections, candidates, half_open and dials must be at least 1");
+        }
+        if self.connect_timeout.is_zero() || self.handshake_timeout.is_zero() {
+            return wrong("connect_timeout and handshake_timeout must be longer than zero");
+        }
+        Ok(())
+    }
+
+    /// The id to state, drawn from `rng` where it is random.
+    pub(crate) fn choose_id(&self, rng: &mut StdRng) -> PeerId {
+        let mut bytes = [0; 32];
+        match &self.id {
+            IdChoice::Fixed(id) => return id.clone(),
+            IdChoice::Random => rng.fill(&mut bytes[..]),
+            IdChoice::Stable => rng.fill(&mut bytes[4..]),
+        }
+        PeerId::new(&bytes).expect("32 bytes make an id")
+    }
+
+    pub(crate) fn rng(&self) -> StdRng {
+        self.seed.map_or_else(StdRng::from_os_rng, StdRng::seed_from_u64)
+    }
+}
+
+/// The message type of engines made by [`Builder::start`].
+pub(crate) type DefaultMessage = StreamMessage;

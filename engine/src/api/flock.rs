@@ -1,0 +1,426 @@
+use super::builder::{Builder, DefaultMessage, FlockError};
+use super::connection::Connection;
+use super::streams::Exchange;
+use crate::event::ConnectionInfo;
+use crate::hub::{Events, Hub};
+use crate::io::Selected;
+use crate::names::{ChannelKey, ConnId, PeerId};
+use crate::shard::mailbox::{SendError, Sender};
+use crate::shard::{Board, Command, ConnCommand, Mail, ShardStats};
+use crate::swarm::Homes;
+use bytes::Bytes;
+use flock_tcp::ListenOptions;
+use flock_transport::canonical;
+use std::fmt;
+use std::future::poll_fn;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+pub use crate::swarm::{BanTarget, Stats};
+
+/// A running engine. Clones share it; dropping the last one shuts it down without waiting.
+pub struct Flock<M: Send + 'static = DefaultMessage> {
+    inner: Arc<Inner<M>>,
+}
+
+pub(crate) struct Inner<M: Send + 'static> {
+    pub(crate) senders: Vec<Sender<Mail<M>>>,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) board: Arc<Board>,
+    pub(crate) homes: Homes,
+    pub(crate) id: PeerId,
+    pub(crate) selected: Option<Selected>,
+    pub(crate) listen: ListenOptions,
+    pub(crate) threads: Mutex<Vec<JoinHandle<()>>>,
+    pub(crate) bound: Mutex<Vec<SocketAddr>>,
+    pub(crate) exchange: Option<Arc<Exchange>>,
+    pub(crate) over: AtomicBool,
+}
+
+/// Options of [`Flock::join`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JoinOptions {
+    /// Tell discovery our port (default). Off: discover only.
+    pub announce: bool,
+}
+
+impl Default for JoinOptions {
+    fn default() -> Self {
+        Self { announce: true }
+    }
+}
+
+/// A joined channel.
+#[derive(Clone)]
+pub struct Channel<M: Send + 'static = DefaultMessage> {
+    flock: Flock<M>,
+    key: ChannelKey,
+}
+
+impl Flock {
+    /// Options of a new engine.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    pub(super) fn with_exchange(mut self, exchange: Arc<Exchange>) -> Self {
+        let inner = Arc::get_mut(&mut self.inner).expect("nobody else has this engine yet");
+        inner.exchange = Some(exchange);
+        self
+    }
+
+    /// The next connected peer, or `None` once the engine was shut down. Cancellation-safe.
+    ///
+    /// Connections wait for this call as long as they live; of those that closed unaccepted the
+    /// latest 1,024 are kept.
+    pub async fn accept(&self) -> Option<Connection> {
+        let exchange = self.inner.exchange.as_ref()?;
+        poll_fn(|cx| match exchange.poll(Some(cx.waker())) {
+            Ok(Some(connection)) => Poll::Ready(Some(connection)),
+            Ok(None) => Poll::Pending,
+            Err(_) => Poll::Ready(None),
+        })
+        .await
+    }
+
+    /// As [`accept`](Self::accept), blocking this thread at most for `timeout`.
+    #[must_use]
+    pub fn accept_timeout(&self, timeout: Duration) -> Option<Connection> {
+        self.inner.exchange.as_ref()?.wait(Instant::now() + timeout)
+    }
+
+    /// Connections that closed before they were accepted, and were forgotten.
+    #[must_use]
+    pub fn accepts_missed(&self) -> u64 {
+        self.inner.exchange.as_ref().map_or(0, |exchange| exchange.missed())
+    }
+}
+
+impl<M: Send + 'static> Flock<M> {
+    pub(super) fn new(inner: Inner<M>) -> Self {
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Listens on `port` for IPv4 and IPv6, 0 for any, and returns the address bound. Blocks
+    /// until all shards listen.
+    ///
+    /// # Errors
+    /// The port is taken, also by another process of the same user, or may not be used.
+    pub fn listen(&self, port: u16) -> Result<SocketAddr, FlockError> {
+        let six = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port);
+        match self.listen_at(six) {
+            // A host without IPv6.
+            Err(FlockError::Io(error)) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+                self.listen_at(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port))
+            }
+            other => other,
+        }
+    }
+
+    /// As [`listen`](Self::listen), on one address.
+    ///
+    /// # Errors
+    /// As [`listen`](Self::listen).
+    pub fn listen_at(&self, addr: SocketAddr) -> Result<SocketAddr, FlockError> {
+        let mut bound = self.inner.bound.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut at = addr;
+        for (shard, sender) in self.inner.senders.iter().enumerate() {
+            let options = ListenOptions {
+                shared: self.inner.senders.len() > 1,
+                exclusive: shard == 0,
+                ..self.inner.listen
+            };
+            let (reply, answer) = sync_channel(1);
+            post(sender, Command::Listen { addr: at, options, reply })?;
+            let listened = answer.recv().map_err(|_| FlockError::ShutDown)?;
+            match listened {
+                Ok(here) => at = here,
+                Err(error) => {
+                    if shard > 0 {
+                        // Half a group would lose the connections that hash to the other half.
+                        self.tell_all(|| Command::Unlisten)?;
+                        bound.clear();
+                    }
+                    return Err(error.into());
+                }
+            }
+        }
+        bound.push(at);
+        Ok(at)
+    }
+
+    /// The addresses listened on.
+    #[must_use]
+    pub fn listening(&self) -> Vec<SocketAddr> {
+        self.inner.bound.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Joins a channel: a name, hash or id. Listens on any port if nobody did yet. Joining twice
+    /// changes the options. There are no discovery sources yet: peers come from
+    /// [`add_peer`](Self::add_peer).
+    ///
+    /// # Errors
+    /// No port can be bound, or the engine is busy or was shut down.
+    pub fn join(
+        &self,
+        key: impl Into<ChannelKey>,
+        options: JoinOptions,
+    ) -> Result<Channel<M>, FlockError> {
+        let key = key.into();
+        if options.announce && self.listening().is_empty() {
+            self.listen(0)?;
+        }
+        let announce = options.announce;
+        self.tell_all(|| Command::Join { channel: key.clone(), announce })?;
+        Ok(Channel { flock: self.clone(), key })
+    }
+
+    /// Leaves a channel: its candidates are not dialled for it any more. Live connections stay.
+    /// Leaving a channel that was not joined does nothing.
+    ///
+    /// # Errors
+    /// The engine is busy or was shut down.
+    pub fn leave(&self, key: impl Into<ChannelKey>) -> Result<(), FlockError> {
+        let key = key.into();
+        self.tell_all(|| Command::Leave { channel: key.clone() })
+    }
+
+    /// Tells the engine of a peer of `channel`; it is dialled as soon as the limits allow.
+    ///
+    /// # Errors
+    /// The engine is busy or was shut down.
+    pub fn add_peer(
+        &self,
+        channel: impl Into<ChannelKey>,
+        addr: SocketAddr,
+    ) -> Result<(), FlockError> {
+        let addr = canonical(addr);
+        let shard = usize::from(self.inner.homes.of_addr(addr));
+        let channel = channel.into();
+        post(&self.inner.senders[shard], Command::AddPeer { channel, addr })
+    }
+
+    /// Bans an address, a network or a peer id, for good or for a while. Live connections to it
+    /// are not closed; [`disconnect`](Self::disconnect) does that.
+    ///
+    /// # Errors
+    /// The engine is busy or was shut down.
+    pub fn ban(
+        &self,
+        target: impl Into<BanTarget>,
+        expires_after: Option<Duration>,
+    ) -> Result<(), FlockError> {
+        let target = target.into();
+        self.tell_all(|| Command::Ban { target: target.clone(), channel: None, expires_after })
+    }
+
+    /// The seed's `removePeer`: bans the address for good, on behalf of a channel.
+    ///
+    /// # Errors
+    /// The engine is busy or was shut down.
+    pub fn remove_peer(
+        &self,
+        channel: impl Into<ChannelKey>,
+        addr: SocketAddr,
+    ) -> Result<(), FlockError> {
+        let (channel, target) = (channel.into(), BanTarget::Addr(canonical(addr)));
+        self.tell_all(|| Command::Ban {
+            target: target.clone(),
+            channel: Some(channel.clone()),
+            expires_after: None,
+        })
+    }
+
+    /// Lifts a ban.
+    ///
+    /// # Errors
+    /// The engine is busy or was shut down.
+    pub fn unban(&self, target: impl Into<BanTarget>) -> Result<(), FlockError> {
+        let target = target.into();
+        self.tell_all(|| Command::Unban { target: target.clone() })
+    }
+
+    /// Peers being connected to, waiting to be dialled, and connected.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.inner.board.sum().peers
+    }
+
+    /// Everything that is counted, summed over the shards as of their latest turns.
+    #[must_use]
+    pub fn counters(&self) -> ShardStats {
+        self.inner.board.sum()
+    }
+
+    /// The events of this engine, from now on. There is one subscriber at a time; without one,
+    /// events are only counted.
+    ///
+    /// # Errors
+    /// Somebody subscribed already.
+    pub fn events(&self) -> Result<Events, FlockError> {
+        Hub::subscribe(&self.inner.hub)
+            .ok_or_else(|| FlockError::Option("events: somebody subscribed already".to_owned()))
+    }
+
+    /// All admitted connections. Blocks until every shard has answered.
+    ///
+    /// # Errors
+    /// The engine is busy or was shut down.
+    pub fn connections(&self) -> Result<Vec<ConnectionInfo>, FlockError> {
+        let mut all = Vec::new();
+        for sender in &self.inner.senders {
+            let (reply, answer) = sync_channel(1);
+            post(sender, Command::Connections { reply })?;
+            all.extend(answer.recv().map_err(|_| FlockError::ShutDown)?);
+        }
+        Ok(all)
+    }
+
+    /// Sends on a connection of any shard. Beyond its send queue's limit the connection is
+    /// closed, since a stream with a hole is worth nothing.
+    ///
+    /// # Errors
+    /// The engine is busy or was shut down. A connection that has gone is no error, but counted.
+    pub fn send_to(&self, conn: ConnId, data: impl Into<Bytes>) -> Result<(), FlockError> {
+        self.tell_conn(conn, ConnCommand::Send(data.into()))
+    }
+
+    /// Closes a connection after what is queued has gone out.
+    ///
+    /// # Errors
+    /// The engine is busy or was shut down.
+    pub fn disconnect(&self, conn: ConnId) -> Result<(), FlockError> {
+        self.tell_conn(conn, ConnCommand::Close)
+    }
+
+    /// Sends a message to the handler of one shard.
+    ///
+    /// # Errors
+    /// There is no such shard, or it is busy or was shut down.
+    pub fn send_message(&self, shard: usize, message: M) -> Result<(), FlockError> {
+        let sender = self.inner.senders.get(shard).ok_or_else(|| {
+            FlockError::Option(format!("shard {shard}: there are {}", self.shards()))
+        })?;
+        sender.send(Mail::User(message)).map_err(into_error)
+    }
+
+    /// How many shards there are.
+    #[must_use]
+    pub fn shards(&self) -> usize {
+        self.inner.senders.len()
+    }
+
+    /// The id stated in handshakes.
+    #[must_use]
+    pub fn id(&self) -> &PeerId {
+        &self.inner.id
+    }
+
+    /// The driver in use and why; `None` for an engine assembled over the caller's drivers.
+    #[must_use]
+    pub fn backend(&self) -> Option<&Selected> {
+        self.inner.selected.as_ref()
+    }
+
+    /// Stops listening and dialling, closes every connection in good order, and after `within`
+    /// the hard way. Blocks until all shards have ended, whether or not events are read.
+    pub fn shutdown(&self, within: Duration) {
+        self.begin_shutdown(within);
+        let mut threads = self.inner.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        for thread in threads.drain(..) {
+            // A shard's panic was reported by its thread.
+            let _ = thread.join();
+        }
+    }
+
+    /// Starts a shutdown without waiting for it; the caller goes on running assembled shards
+    /// until they are [`Step::Done`](crate::Step::Done).
+    pub fn begin_shutdown(&self, within: Duration) {
+        self.inner.begin_shutdown(within);
+    }
+
+    fn tell_conn(&self, conn: ConnId, what: ConnCommand) -> Result<(), FlockError> {
+        let sender = self.inner.senders.get(conn.shard());
+        let sender = sender.ok_or_else(|| FlockError::Option(format!("no connection {conn}")))?;
+        post(sender, Command::Conn { conn, what })
+    }
+
+    fn tell_all(&self, command: impl Fn() -> Command) -> Result<(), FlockError> {
+        self.inner.senders.iter().try_for_each(|sender| post(sender, command()))
+    }
+}
+
+impl<M: Send + 'static> Inner<M> {
+    fn begin_shutdown(&self, within: Duration) {
+        if !self.over.swap(true, Ordering::AcqRel) {
+            for sender in &self.senders {
+                sender.send_protocol(Mail::Command(Command::Shutdown { within }));
+            }
+            if let Some(exchange) = &self.exchange {
+                exchange.close();
+            }
+        }
+    }
+}
+
+/// How long connections get when the last handle is dropped.
+const DROP_SHUTDOWN: Duration = Duration::from_secs(5);
+
+impl<M: Send + 'static> Drop for Inner<M> {
+    fn drop(&mut self) {
+        self.begin_shutdown(DROP_SHUTDOWN);
+    }
+}
+
+impl<M: Send + 'static> Clone for Flock<M> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone() }
+    }
+}
+
+impl<M: Send + 'static> fmt::Debug for Flock<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Flock")
+            .field("id", &self.inner.id)
+            .field("shards", &self.shards())
+            .field("listening", &self.listening())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<M: Send + 'static> Channel<M> {
+    /// The channel's key, as given.
+    #[must_use]
+    pub fn key(&self) -> &ChannelKey {
+        &self.key
+    }
+
+    /// Resolves once the first round of discovery is complete. Without discovery sources that
+    /// is at once.
+    pub async fn first_round(&self) {}
+
+    /// Leaves the channel.
+    ///
+    /// # Errors
+    /// As [`Flock::leave`].
+    pub fn leave(&self) -> Result<(), FlockError> {
+        self.flock.leave(self.key.clone())
+    }
+}
+
+fn post<M>(sender: &Sender<Mail<M>>, command: Command) -> Result<(), FlockError> {
+    sender.send(Mail::Command(command)).map_err(into_error)
+}
+
+fn into_error<T>(error: SendError<T>) -> FlockError {
+    match error {
+        SendError::Full(_) => FlockError::Busy,
+        SendError::Closed(_) => FlockError::ShutDown,
+    }
+}

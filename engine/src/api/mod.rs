@@ -1,0 +1,15 @@
+//! What embedders use: [`Flock`] and its builder, the shard-local [`Handler`] level, and the
+//! [`Connection`] level on top of it.
+
+mod builder;
+mod connection;
+mod flock;
+mod handler;
+mod start;
+mod streams;
+
+pub use builder::{Builder, FlockError, IdChoice};
+pub use connection::{Connection, RecvError, SendError};
+pub use flock::{BanTarget, Channel, Flock, JoinOptions, Stats};
+pub use handler::{Handler, Ignore};
+pub use streams::{StreamConn, StreamMessage, Streams};

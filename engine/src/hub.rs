@@ -1,0 +1,250 @@
+//! Where the shards' events meet their reader.
+
+use crate::event::Event;
+use crate::io::Waker as ShardWaker;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
+
+/// Takes events from all shards. Without a subscriber they are only counted.
+///
+/// A subscriber loses nothing. What bounds the buffer is that shards start nothing new while it
+/// is [`congested`](Self::congested): only the events of what has started still come.
+pub(crate) struct Hub {
+    queue: Mutex<Queue>,
+    arrived: Condvar,
+    subscribed: AtomicBool,
+    /// Events unread, as a hint that costs no lock.
+    unread: AtomicUsize,
+    congested: AtomicBool,
+    limit: usize,
+    emitted: AtomicU64,
+    shards: Vec<ShardWaker>,
+}
+
+#[derive(Default)]
+struct Queue {
+    events: VecDeque<Event>,
+    waker: Option<Waker>,
+    over: bool,
+}
+
+impl Hub {
+    /// `limit`: unread events beyond which nothing new is started. `shards` are woken when the
+    /// reader has caught up.
+    pub(crate) fn new(limit: usize, shards: Vec<ShardWaker>) -> Self {
+        Self {
+            queue: Mutex::default(),
+            arrived: Condvar::new(),
+            subscribed: AtomicBool::new(false),
+            unread: AtomicUsize::new(0),
+            congested: AtomicBool::new(false),
+            limit: limit.max(1),
+            emitted: AtomicU64::new(0),
+            shards,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn push(&self, event: Event) {
+        self.emitted.fetch_add(1, Ordering::Relaxed);
+        if !self.subscribed.load(Ordering::Acquire) {
+            return;
+        }
+        let mut queue = self.lock();
+        // The subscriber may have gone since; what it left behind is cleared under this lock.
+        if !self.subscribed.load(Ordering::Acquire) {
+            return;
+        }
+        queue.events.push_back(event);
+        let unread = queue.events.len();
+        self.unread.store(unread, Ordering::Relaxed);
+        if unread >= self.limit {
+            self.congested.store(true, Ordering::Release);
+        }
+        let waker = queue.waker.take();
+        drop(queue);
+        self.arrived.notify_one();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Whether the reader is so far behind that nothing new should start.
+    pub(crate) fn congested(&self) -> bool {
+        self.congested.load(Ordering::Acquire)
+    }
+
+    /// Events since the start, read or not.
+    pub(crate) fn emitted(&self) -> u64 {
+        self.emitted.load(Ordering::Relaxed)
+    }
+
+    /// No event will come any more: readers get what is left and then the end.
+    pub(crate) fn close(&self) {
+        let mut queue = self.lock();
+        queue.over = true;
+        let waker = queue.waker.take();
+        drop(queue);
+        self.arrived.notify_all();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Starts delivery; `None` while there is another subscriber.
+    pub(crate) fn subscribe(hub: &Arc<Self>) -> Option<Events> {
+        let first = !hub.subscribed.swap(true, Ordering::AcqRel);
+        first.then(|| Events { hub: hub.clone() })
+    }
+
+    fn pop(&self, queue: &mut Queue) -> Option<Event> {
+        let event = queue.events.pop_front()?;
+        let unread = queue.events.len();
+        self.unread.store(unread, Ordering::Relaxed);
+        if unread <= self.limit / 2 && self.congested.swap(false, Ordering::AcqRel) {
+            for shard in &self.shards {
+                shard.wake();
+            }
+        }
+        Some(event)
+    }
+}
+
+/// The events of an engine, for its one subscriber. Dropping it ends the subscription.
+pub struct Events {
+    hub: Arc<Hub>,
+}
+
+impl Events {
+    /// The next event if there is one now.
+    pub fn try_next(&mut self) -> Option<Event> {
+        let mut queue = self.hub.lock();
+        self.hub.pop(&mut queue)
+    }
+
+    /// The next event, blocking this thread at most for `timeout`. `None` means that time ran
+    /// out or that the engine has ended.
+    pub fn next_timeout(&mut self, timeout: Duration) -> Option<Event> {
+        let deadline = Instant::now() + timeout;
+        let mut queue = self.hub.lock();
+        loop {
+            if let Some(event) = self.hub.pop(&mut queue) {
+                return Some(event);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || queue.over {
+                return None;
+            }
+            let waited = self.hub.arrived.wait_timeout(queue, left);
+            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// The next event, or `None` once the engine has ended. Cancellation-safe, for any runtime.
+    pub async fn next(&mut self) -> Option<Event> {
+        poll_fn(|cx| {
+            let mut queue = self.hub.lock();
+            match self.hub.pop(&mut queue) {
+                Some(event) => Poll::Ready(Some(event)),
+                None if queue.over => Poll::Ready(None),
+                None => {
+                    queue.waker = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+
+    /// Events waiting to be read.
+    #[must_use]
+    pub fn unread(&self) -> usize {
+        self.hub.unread.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        let mut queue = self.hub.lock();
+        self.hub.subscribed.store(false, Ordering::Release);
+        while self.hub.pop(&mut queue).is_some() {}
+        queue.waker = None;
+    }
+}
+
+impl std::fmt::Debug for Events {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Events").field("unread", &self.unread()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Peer, RejectReason};
+    use crate::io::Wake;
+
+    #[derive(Default)]
+    struct CountingWake(AtomicUsize);
+
+    impl Wake for CountingWake {
+        fn wake(&self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn event(retries: u32) -> Event {
+        let addr = "127.0.0.1:1".parse().unwrap();
+        let peer = Peer { channel: "c".into(), addr, retries };
+        Event::PeerRejected { peer, reason: RejectReason::Duplicate }
+    }
+
+    #[test]
+    fn a_slow_reader_holds_starts_back_and_catching_up_wakes_the_shards() {
+        let wake = Arc::new(CountingWake::default());
+        let hub = Arc::new(Hub::new(4, vec![ShardWaker::new(wake.clone())]));
+        hub.push(event(0));
+        let mut events = Hub::subscribe(&hub).unwrap();
+        assert!(Hub::subscribe(&hub).is_none());
+        assert!(events.try_next().is_none(), "events before the subscription are only counted");
+        for n in 1..=6 {
+            hub.push(event(n));
+        }
+        assert!(hub.congested());
+        for n in 1..=6 {
+            assert_eq!(events.try_next(), Some(event(n)), "nothing is lost above the limit");
+            assert_eq!(hub.congested(), n < 4);
+        }
+        assert_eq!(wake.0.load(Ordering::Relaxed), 1);
+        assert_eq!(hub.emitted(), 7);
+    }
+
+    #[test]
+    fn a_reader_that_goes_frees_the_engine() {
+        let hub = Arc::new(Hub::new(1, Vec::new()));
+        let events = Hub::subscribe(&hub).unwrap();
+        hub.push(event(0));
+        assert!(hub.congested());
+        drop(events);
+        assert!(!hub.congested());
+        hub.push(event(1));
+        assert!(Hub::subscribe(&hub).unwrap().try_next().is_none());
+    }
+
+    #[test]
+    fn the_end_is_told_after_what_is_left() {
+        let hub = Arc::new(Hub::new(8, Vec::new()));
+        let mut events = Hub::subscribe(&hub).unwrap();
+        hub.push(event(0));
+        hub.close();
+        assert!(events.next_timeout(Duration::from_secs(10)).is_some());
+        assert!(events.next_timeout(Duration::from_secs(10)).is_none());
+    }
+}

@@ -1,0 +1,85 @@
+//! Where shards put their numbers for others to read.
+
+use crate::swarm;
+use std::sync::{Mutex, PoisonError};
+
+/// What a shard counted since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ShardCounters {
+    /// Connections admitted.
+    pub admitted: u64,
+    /// Peers whose handshake was not one.
+    pub bad_handshakes: u64,
+    /// Dials that found no room in the connection or socket table.
+    pub dials_refused: u64,
+    /// Handler calls that panicked.
+    pub handler_panics: u64,
+    /// Listeners that broke.
+    pub accept_failures: u64,
+    /// Messages to other shards' swarms.
+    pub messages_sent: u64,
+    /// Connections given up because another thread sent more than the send queue may hold.
+    pub sends_overflowed: u64,
+    /// Requests for connections that had gone.
+    pub stale_commands: u64,
+    /// Times the driver could not go on.
+    pub driver_failures: u64,
+    /// Operations whose memory was leaked at the end because the kernel still held it.
+    pub operations_leaked: u64,
+}
+
+impl ShardCounters {
+    /// Adds another shard's counters to these.
+    pub fn add(&mut self, other: &Self) {
+        self.admitted += other.admitted;
+        self.bad_handshakes += other.bad_handshakes;
+        self.dials_refused += other.dials_refused;
+        self.handler_panics += other.handler_panics;
+        self.accept_failures += other.accept_failures;
+        self.messages_sent += other.messages_sent;
+        self.sends_overflowed += other.sends_overflowed;
+        self.stale_commands += other.stale_commands;
+        self.driver_failures += other.driver_failures;
+        self.operations_leaked += other.operations_leaked;
+    }
+}
+
+/// One shard's numbers as of the end of its latest turn.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ShardStats {
+    /// The seed's three counters.
+    pub peers: swarm::Stats,
+    /// Everything else.
+    pub counters: ShardCounters,
+}
+
+/// One place per shard, so that shards never wait for each other, only for a reader.
+#[derive(Debug)]
+pub(crate) struct Board {
+    shards: Vec<Mutex<ShardStats>>,
+}
+
+impl Board {
+    pub(crate) fn new(shards: usize) -> Self {
+        Self { shards: (0..shards).map(|_| Mutex::default()).collect() }
+    }
+
+    pub(crate) fn publish(&self, shard: usize, peers: swarm::Stats, counters: ShardCounters) {
+        let mut place = self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner);
+        *place = ShardStats { peers, counters };
+    }
+
+    /// The sum over all shards.
+    pub(crate) fn sum(&self) -> ShardStats {
+        let mut sum = ShardStats::default();
+        for place in &self.shards {
+            let stats = *place.lock().unwrap_or_else(PoisonError::into_inner);
+            sum.peers.connecting += stats.peers.connecting;
+            sum.peers.queued += stats.peers.queued;
+            sum.peers.connected += stats.peers.connected;
+            sum.counters.add(&stats.counters);
+        }
+        sum
+    }
+}

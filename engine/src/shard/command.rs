@@ -1,0 +1,49 @@
+//! What reaches a shard through its mailbox.
+
+use crate::api::BanTarget;
+use crate::event::ConnectionInfo;
+use crate::names::{ChannelKey, ConnId};
+use crate::swarm::PeerMessage;
+use bytes::Bytes;
+use flock_tcp::ListenOptions;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+
+/// One message to a shard.
+pub(crate) enum Mail<M> {
+    /// From another shard's swarm.
+    Peer(PeerMessage),
+    /// From the API.
+    Command(Command),
+    /// From the embedder to its handler.
+    User(M),
+}
+
+/// Where an answer goes. An asker that has gone is no error.
+pub(crate) type Reply<T> = SyncSender<T>;
+
+/// A request of the API.
+pub(crate) enum Command {
+    Listen { addr: SocketAddr, options: ListenOptions, reply: Reply<io::Result<SocketAddr>> },
+    Unlisten,
+    Join { channel: ChannelKey, announce: bool },
+    Leave { channel: ChannelKey },
+    AddPeer { channel: ChannelKey, addr: SocketAddr },
+    Ban { target: BanTarget, channel: Option<ChannelKey>, expires_after: Option<Duration> },
+    Unban { target: BanTarget },
+    Conn { conn: ConnId, what: ConnCommand },
+    Connections { reply: Reply<Vec<ConnectionInfo>> },
+    Shutdown { within: Duration },
+}
+
+/// A request that concerns one connection; ignored when that has gone.
+pub(crate) enum ConnCommand {
+    Send(Bytes),
+    End,
+    Close,
+    Abort,
+    Pause,
+    Resume,
+}

@@ -1,0 +1,164 @@
+//! What a handler may do from inside a call.
+
+use super::link::{Links, Phase, Timer};
+use crate::names::ConnId;
+use crate::table::Key;
+use bytes::Bytes;
+use flock_tcp::{Queued, SendRefused};
+use flock_transport::{CloseReason, Instant};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// A handler's access to the connection it is called for.
+pub struct ConnCx<'a> {
+    pub(crate) links: &'a mut Links,
+    pub(crate) key: Key,
+}
+
+impl ConnCx<'_> {
+    /// The connection's name, good for [`ShardCx::send`] and from other threads.
+    #[must_use]
+    pub fn id(&self) -> ConnId {
+        self.links.conn_id(self.key)
+    }
+
+    /// The time as of this turn.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.links.now
+    }
+
+    /// The remote address.
+    #[must_use]
+    pub fn addr(&self) -> Option<SocketAddr> {
+        self.links.table.get(self.key).map(|link| link.addr)
+    }
+
+    /// Bytes queued and not yet taken by the kernel.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.links.table.get(self.key).map_or(0, |link| link.tcp.queued())
+    }
+
+    /// Queues `data` by reference; it is freed when the kernel has taken it. Above the
+    /// high-water mark it still is queued, and `on_writable` tells when there is room again.
+    ///
+    /// # Errors
+    /// The queue is at its hard limit, or the connection is closing; the bytes come back.
+    pub fn send(&mut self, data: Bytes) -> Result<Queued, SendRefused> {
+        self.links.send(self.key, data)
+    }
+
+    /// Ends our direction after what is queued (half-close); receiving goes on.
+    pub fn end(&mut self) {
+        if let Some(link) = self.links.table.get_mut(self.key) {
+            link.tcp.end();
+            self.links.touch(self.key);
+        }
+    }
+
+    /// Closes after what is queued has gone out. Nothing is delivered any more.
+    pub fn close(&mut self) {
+        let reason = match self.links.table.get(self.key) {
+            Some(link) if link.tcp.peer_ended() => CloseReason::PeerClosed,
+            _ => CloseReason::Local,
+        };
+        self.links.close(self.key, reason);
+    }
+
+    /// Resets the connection; what is queued is lost.
+    pub fn abort(&mut self) {
+        self.links.abort(self.key, CloseReason::Local);
+    }
+
+    /// Stops receiving, so that the kernel holds the peer back. Bytes that were already on their
+    /// way into this turn may still be delivered.
+    pub fn pause(&mut self) {
+        if let Some(link) = self.links.table.get_mut(self.key) {
+            link.tcp.pause_recv();
+            self.links.touch(self.key);
+        }
+    }
+
+    /// Receives again.
+    pub fn resume(&mut self) {
+        if let Some(link) = self.links.table.get_mut(self.key) {
+            link.tcp.resume_recv();
+            self.links.touch(self.key);
+        }
+    }
+
+    /// Calls `on_timer` after `after`, once, in place of a timer set before.
+    pub fn set_timer(&mut self, after: Duration) {
+        self.clear_timer();
+        let at = self.links.now + after;
+        let timer = self.links.wheel.insert(Timer::User(self.key), at);
+        if let Some(link) = self.links.table.get_mut(self.key) {
+            link.user_timer = timer;
+        }
+    }
+
+    /// Forgets the timer.
+    pub fn clear_timer(&mut self) {
+        let timer = self.links.table.get_mut(self.key).and_then(|link| link.user_timer.take());
+        if let Some(timer) = timer {
+            self.links.wheel.cancel(timer);
+        }
+    }
+
+    /// Access to the shard's other connections.
+    pub fn shard(&mut self) -> ShardCx<'_> {
+        ShardCx { links: self.links }
+    }
+}
+
+/// A handler's access to all connections of its shard.
+pub struct ShardCx<'a> {
+    pub(crate) links: &'a mut Links,
+}
+
+impl ShardCx<'_> {
+    /// The number of this shard.
+    #[must_use]
+    pub fn shard(&self) -> usize {
+        usize::from(self.links.shard)
+    }
+
+    /// The time as of this turn.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.links.now
+    }
+
+    /// As [`ConnCx::send`], for any connection of this shard.
+    ///
+    /// # Errors
+    /// As [`ConnCx::send`]; also when the connection is gone or lives on another shard.
+    pub fn send(&mut self, conn: ConnId, data: Bytes) -> Result<Queued, SendRefused> {
+        if conn.shard != self.links.shard {
+            return Err(SendRefused::Closed(data));
+        }
+        self.links.send(Links::key(conn), data)
+    }
+
+    /// Queues `data` on every admitted connection of this shard and returns how many took it.
+    /// Those whose queue is full are left out: look at the difference.
+    pub fn broadcast(&mut self, data: &Bytes) -> usize {
+        let keys: Vec<Key> = self
+            .links
+            .table
+            .iter()
+            .filter(|(_, link)| matches!(link.phase, Phase::Open))
+            .map(|(key, _)| key)
+            .collect();
+        keys.into_iter().filter(|key| self.links.send(*key, data.clone()).is_ok()).count()
+    }
+
+    /// The context of one connection of this shard, if it is there and open.
+    pub fn conn(&mut self, conn: ConnId) -> Option<ConnCx<'_>> {
+        let key = Links::key(conn);
+        let link = self.links.table.get(key)?;
+        (conn.shard == self.links.shard && matches!(link.phase, Phase::Open))
+            .then_some(ConnCx { links: self.links, key })
+    }
+}

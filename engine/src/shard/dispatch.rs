@@ -1,0 +1,238 @@
+//! Completions, and what follows from them.
+
+use super::link::{Links, Phase, Timer, TokenKind, link_token, token_kind};
+use super::{Shard, discard, index, invoke};
+use crate::api::Handler;
+use crate::event::RefuseReason;
+use crate::io::{Completion, ConnectOptions, Driver, LoanId, Op, Outcome, SocketId};
+use crate::names::ConnId;
+use crate::session::{Handshake, Progress};
+use crate::swarm::CandidateId;
+use crate::table::Key;
+use flock_transport::{CloseReason, Errno, Instant, Transport};
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+impl<D: Driver, H: Handler> Shard<D, H> {
+    pub(super) fn complete(&mut self, now: Instant, completion: Completion) {
+        match token_kind(completion.token) {
+            TokenKind::Listener => self.on_listener(now, completion.socket, completion.outcome),
+            TokenKind::Link(key) => self.on_link(now, key, completion.outcome),
+        }
+    }
+
+    fn on_listener(&mut self, now: Instant, socket: SocketId, outcome: Outcome) {
+        match outcome {
+            Outcome::Accepted { socket, peer } => self.accepted(now, socket, peer),
+            Outcome::AcceptEnded(errno) => {
+                self.counters.accept_failures += u64::from(errno != Errno::CANCELED);
+                for listener in &mut self.listeners {
+                    listener.accepting &= listener.socket != socket;
+                }
+            }
+            // A connection that was refused, or the listener itself.
+            _ => {}
+        }
+    }
+
+    fn accepted(&mut self, now: Instant, socket: SocketId, addr: SocketAddr) {
+        if self.ending.is_some() {
+            return discard(&mut self.driver, socket);
+        }
+        if self.links.table.is_full() {
+            let reason = RefuseReason::TableFull;
+            self.swarm.refuse_inbound(Transport::Tcp, addr, reason);
+            self.act(now);
+            return discard(&mut self.driver, socket);
+        }
+        if self.swarm.inbound(now, Transport::Tcp, addr).is_err() {
+            self.act(now);
+            return discard(&mut self.driver, socket);
+        }
+        let phase = Phase::Handshaking(Handshake::default());
+        let key = self.links.insert(socket, addr, phase, None).expect("the table has room");
+        self.driver.assign(socket, link_token(key));
+        let conn = self.links.conn_id(key);
+        self.swarm.inbound_started(conn, addr, Transport::Tcp);
+        self.begin_handshake(key);
+        self.act(now);
+    }
+
+    pub(super) fn dial(&mut self, now: Instant, candidate: CandidateId, addr: SocketAddr) {
+        let options = ConnectOptions { stream: self.stream, source: None };
+        let started = self.links.table.vacant_key().and_then(|key| {
+            let connect = Op::Connect { to: addr, options, token: link_token(key) };
+            let op = self.driver.submit(connect).ok()?;
+            self.links.insert(op.socket, addr, Phase::Dialling, Some(candidate))
+        });
+        match started {
+            Some(key) => {
+                self.dials.insert(candidate, key);
+            }
+            None => {
+                self.counters.dials_refused += 1;
+                self.swarm.dial_failed(now, candidate, false);
+            }
+        }
+    }
+
+    pub(super) fn abort_dial(&mut self, candidate: CandidateId) {
+        let Some(link) = self.dials.remove(&candidate).and_then(|key| self.links.remove(key))
+        else {
+            return;
+        };
+        discard(&mut self.driver, link.socket);
+    }
+
+    fn begin_handshake(&mut self, key: Key) {
+        if let Some(link) = self.links.table.get_mut(key) {
+            // An empty queue takes one frame whatever its limits are.
+            let sent = link.tcp.send(self.frame.clone());
+            debug_assert!(sent.is_ok(), "the handshake fits an empty queue");
+        }
+        self.links.set_stage_timer(Timer::Handshake(key), self.handshake_timeout);
+        self.links.touch(key);
+    }
+
+    fn on_link(&mut self, now: Instant, key: Key, outcome: Outcome) {
+        let Some(link) = self.links.table.get_mut(key) else { return };
+        let event = match outcome {
+            Outcome::Connected => return self.connected(now, key),
+            Outcome::ConnectFailed(errno) => return self.connect_failed(now, key, errno),
+            Outcome::Data(loan) => return self.on_data(now, key, loan),
+            Outcome::Eof => link.tcp.on_eof(),
+            Outcome::RecvEnded(errno) => link.tcp.on_recv_ended(errno),
+            Outcome::Sent { bytes } => link.tcp.on_sent(bytes),
+            Outcome::SendFailed(errno) => link.tcp.on_send_failed(errno),
+            Outcome::Closed => {
+                self.report_closed(now, key);
+                self.links.remove(key);
+                return;
+            }
+            Outcome::Accepted { .. } | Outcome::AcceptEnded(_) => return,
+        };
+        self.links.touch(key);
+        match event {
+            None => {}
+            Some(flock_tcp::Event::PeerEnded) => self.peer_ended(key),
+            Some(flock_tcp::Event::Writable) => {
+                self.call(key, |handler, cx, conn| handler.on_writable(cx, conn));
+            }
+            Some(flock_tcp::Event::Broken(reason)) => self.links.abort(key, reason),
+        }
+    }
+
+    fn connected(&mut self, now: Instant, key: Key) {
+        let conn = self.links.conn_id(key);
+        let Some(link) = self.links.table.get_mut(key) else { return };
+        let Some(candidate) = link.candidate.take() else { return };
+        link.phase = Phase::Handshaking(Handshake::default());
+        self.dials.remove(&candidate);
+        self.swarm.dial_established(now, candidate, conn);
+        self.begin_handshake(key);
+        self.act(now);
+    }
+
+    fn connect_failed(&mut self, now: Instant, key: Key, errno: Errno) {
+        let Some(candidate) = self.links.remove(key).and_then(|link| link.candidate) else {
+            return;
+        };
+        self.dials.remove(&candidate);
+        self.swarm.dial_failed(now, candidate, errno.kind() == ErrorKind::TimedOut);
+    }
+
+    fn peer_ended(&mut self, key: Key) {
+        match self.links.table.get(key).map(|link| &link.phase) {
+            Some(Phase::Handshaking(_)) => self.links.close(key, CloseReason::PeerClosed),
+            Some(Phase::Open) => self.call(key, |handler, cx, conn| handler.on_end(cx, conn)),
+            // While the claim is out, the end waits for its answer.
+            _ => {}
+        }
+    }
+
+    fn on_data(&mut self, now: Instant, key: Key, loan: LoanId) {
+        let data = self.driver.bytes(loan);
+        let Some(link) = self.links.table.get_mut(key) else { return };
+        if !link.tcp.on_data(data.len()) {
+            return;
+        }
+        match &mut link.phase {
+            Phase::Open => {
+                let (handler, users) = (&mut self.handler, &mut self.users);
+                let panicked = invoke(handler, &mut self.links, users, key, |handler, cx, conn| {
+                    handler.on_data(cx, conn, data);
+                });
+                self.counters.handler_panics += u64::from(panicked);
+            }
+            Phase::Handshaking(handshake) => match handshake.feed(data) {
+                Progress::More => {}
+                Progress::Done { peer_id, consumed } => {
+                    link.phase = Phase::Claiming(data[consumed..].to_vec());
+                    let conn = self.links.conn_id(key);
+                    self.swarm.handshake_done(now, conn, peer_id);
+                    self.act(now);
+                    self.hold_while_claiming(key);
+                }
+                Progress::Reject(error) => {
+                    self.counters.bad_handshakes += 1;
+                    self.links.abort(key, CloseReason::Handshake(error));
+                }
+            },
+            Phase::Claiming(held) => {
+                held.extend_from_slice(data);
+                self.hold_while_claiming(key);
+            }
+            Phase::Dialling | Phase::Ending => {}
+        }
+    }
+
+    /// Holds the peer back while its claim is out and bytes already wait. One that says nothing
+    /// before it hears from us costs no pause.
+    fn hold_while_claiming(&mut self, key: Key) {
+        if let Some(link) = self.links.table.get_mut(key)
+            && matches!(&link.phase, Phase::Claiming(held) if !held.is_empty())
+        {
+            link.tcp.pause_recv();
+            self.links.touch(key);
+        }
+    }
+
+    /// The home shard admitted the connection: it is the handler's from here on.
+    pub(super) fn admit(&mut self, conn: ConnId) {
+        let key = Links::key(conn);
+        let Some(info) = self.conn_info(conn) else { return };
+        let Some(link) = self.links.table.get_mut(key) else { return };
+        if link.reason.is_some() {
+            return;
+        }
+        let Phase::Claiming(held) = std::mem::replace(&mut link.phase, Phase::Open) else {
+            unreachable!("only a claiming connection is admitted");
+        };
+        let ended = link.tcp.peer_ended();
+        self.links.clear_stage_timer(key);
+        let mut cx = super::ConnCx { links: &mut self.links, key };
+        let handler = &mut self.handler;
+        let Ok(user) = catch_unwind(AssertUnwindSafe(|| handler.on_connection(&mut cx, &info)))
+        else {
+            self.counters.handler_panics += 1;
+            return self.links.abort(key, CloseReason::HandlerPanicked);
+        };
+        if self.users.len() <= index(key) {
+            self.users.resize_with(index(key) + 1, || None);
+        }
+        self.users[index(key)] = Some(user);
+        self.counters.admitted += 1;
+        if !held.is_empty() {
+            // Before the handler is called: its own wish to pause comes later and counts.
+            if let Some(link) = self.links.table.get_mut(key) {
+                link.tcp.resume_recv();
+                self.links.touch(key);
+            }
+            self.call(key, |handler, cx, conn| handler.on_data(cx, conn, &held));
+        }
+        if ended {
+            self.call(key, |handler, cx, conn| handler.on_end(cx, conn));
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! Connections of one shard, as far as handlers may reach them: records, timers, and the list of
+//! those with operations to hand to the driver.
+
+use crate::io::{SocketId, Token};
+use crate::names::ConnId;
+use crate::session::Handshake;
+use crate::swarm::CandidateId;
+use crate::table::{Key, Table};
+use crate::wheel::{TimerId, Wheel};
+use bytes::Bytes;
+use flock_tcp::{Connection, SendLimits};
+use flock_transport::{CloseReason, Instant};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Where a connection stands.
+pub(crate) enum Phase {
+    /// Waiting for the transport.
+    Dialling,
+    /// Waiting for the peer's id.
+    Handshaking(Handshake),
+    /// The id is known; its home shard has not admitted it yet. Application bytes that came
+    /// with the id wait here.
+    Claiming(Vec<u8>),
+    /// With the handler.
+    Open,
+    /// Reported as closed; the transport is still ending.
+    Ending,
+}
+
+/// One connection, from the start of its dial or accept until its socket is closed.
+pub(crate) struct Link {
+    pub(crate) tcp: Connection,
+    pub(crate) phase: Phase,
+    pub(crate) addr: SocketAddr,
+    pub(crate) socket: SocketId,
+    pub(crate) candidate: Option<CandidateId>,
+    /// Connect, handshake or linger deadline: never two of them at a time.
+    pub(crate) stage_timer: Option<TimerId>,
+    pub(crate) user_timer: Option<TimerId>,
+    /// Why it is ending, once that is decided.
+    pub(crate) reason: Option<CloseReason>,
+    dirty: bool,
+}
+
+/// What a deadline of a connection means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Timer {
+    Handshake(Key),
+    Linger(Key),
+    User(Key),
+}
+
+/// All links of a shard.
+pub(crate) struct Links {
+    pub(crate) table: Table<Link>,
+    pub(crate) wheel: Wheel<Timer>,
+    pub(crate) now: Instant,
+    pub(crate) shard: u16,
+    pub(crate) send_limits: SendLimits,
+    pub(crate) linger: Duration,
+    dirty: Vec<Key>,
+}
+
+impl Links {
+    pub(crate) fn new(shard: u16, limit: u32, send_limits: SendLimits, linger: Duration) -> Self {
+        Self {
+            table: Table::new(limit),
+            wheel: Wheel::new(Instant::ZERO, limit.saturating_mul(2)),
+            now: Instant::ZERO,
+            shard,
+            send_limits,
+            linger,
+            dirty: Vec::new(),
+        }
+    }
+
+    /// Adds a link; `None` when the table is full.
+    pub(crate) fn insert(
+        &mut self,
+        socket: SocketId,
+        addr: SocketAddr,
+        phase: Phase,
+        candidate: Option<CandidateId>,
+    ) -> Option<Key> {
+        self.table.insert(Link {
+            tcp: Connection::new(self.send_limits),
+            phase,
+            addr,
+            socket,
+            candidate,
+            stage_timer: None,
+            user_timer: None,
+            reason: None,
+            dirty: false,
+        })
+    }
+
+    pub(crate) fn conn_id(&self, key: Key) -> ConnId {
+        ConnId { shard: self.shard, slot: key.slot, generation: key.generation }
+    }
+
+    /// The key behind a connection's name; whether it is still there shows at its use.
+    pub(crate) fn key(conn: ConnId) -> Key {
+        Key { slot: conn.slot, generation: conn.generation }
+    }
+
+    /// Notes that the link has operations to hand over.
+    pub(crate) fn touch(&mut self, key: Key) {
+        if let Some(link) = self.table.get_mut(key)
+            && !link.dirty
+        {
+            link.dirty = true;
+            self.dirty.push(key);
+        }
+    }
+
+    /// The next link noted by [`Self::touch`].
+    pub(crate) fn next_dirty(&mut self) -> Option<Key> {
+        while let Some(key) = self.dirty.pop() {
+            if let Some(link) = self.table.get_mut(key) {
+                link.dirty = false;
+                return Some(key);
+            }
+        }
+        None
+    }
+
+    /// Takes the link out of use; its timers with it.
+    pub(crate) fn remove(&mut self, key: Key) -> Option<Link> {
+        let link = self.table.remove(key)?;
+        for timer in [link.stage_timer, link.user_timer].into_iter().flatten() {
+            self.wheel.cancel(timer);
+        }
+        Some(link)
+    }
+
+    /// Arms the link's stage timer in place of the one before.
+    pub(crate) fn set_stage_timer(&mut self, timer: Timer, after: Duration) {
+        let (Timer::Handshake(key) | Timer::Linger(key) | Timer::User(key)) = timer;
+        let at = self.now + after;
+        if let Some(link) = self.table.get_mut(key) {
+            if let Some(old) = link.stage_timer.take() {
+                self.wheel.cancel(old);
+            }
+            link.stage_timer = self.wheel.insert(timer, at);
+        }
+    }
+
+    pub(crate) fn clear_stage_timer(&mut self, key: Key) {
+        if let Some(old) = self.table.get_mut(key).and_then(|link| link.stage_timer.take()) {
+            self.wheel.cancel(old);
+        }
+    }
+
+    /// Starts a graceful close: what is queued goes out first. The first reason given counts.
+    pub(crate) fn close(&mut self, key: Key, reason: CloseReason) {
+        let Some(link) = self.table.get_mut(key) else { return };
+        if link.reason.is_none() {
+            link.reason = Some(reason);
+            link.tcp.close();
+            self.set_stage_timer(Timer::Linger(key), self.linger);
+            self.touch(key);
+        }
+    }
+
+    /// Ends the link now, dropping what is queued; also one that is closing gracefully.
+    pub(crate) fn abort(&mut self, key: Key, reason: CloseReason) {
+        if let Some(link) = self.table.get_mut(key) {
+            link.reason.get_or_insert(reason);
+            link.tcp.abort();
+            self.touch(key);
+        }
+    }
+
+    /// Queues `data` on an admitted, open link.
+    pub(crate) fn send(
+        &mut self,
+        key: Key,
+        data: Bytes,
+    ) -> Result<flock_tcp::Queued, flock_tcp::SendRefused> {
+        match self.table.get_mut(key) {
+            Some(link) if matches!(link.phase, Phase::Open) && link.reason.is_none() => {
+                let queued = link.tcp.send(data)?;
+                self.touch(key);
+                Ok(queued)
+            }
+            _ => Err(flock_tcp::SendRefused::Closed(data)),
+        }
+    }
+}
+
+/// Tokens carry the key of a link, or the number of a listener.
+pub(crate) enum TokenKind {
+    Link(Key),
+    Listener,
+}
+
+const LISTENER: u64 = u64::MAX;
+
+pub(crate) fn link_token(key: Key) -> Token {
+    Token(u64::from(key.generation) << 32 | u64::from(key.slot))
+}
+
+pub(crate) fn listener_token() -> Token {
+    Token(LISTENER)
+}
+
+pub(crate) fn token_kind(token: Token) -> TokenKind {
+    if token.0 == LISTENER {
+        return TokenKind::Listener;
+    }
+    let [g3, g2, g1, g0, s3, s2, s1, s0] = token.0.to_be_bytes();
+    TokenKind::Link(Key {
+        generation: u32::from_be_bytes([g3, g2, g1, g0]),
+        slot: u32::from_be_bytes([s3, s2, s1, s0]),
+    })
+}

@@ -1,0 +1,308 @@
+//! A shard: one driver, its connections, and its slice of the swarm. It is a value with
+//! [`Shard::step`]; a thread is only something that calls it.
+
+mod board;
+mod command;
+mod cx;
+mod dispatch;
+mod link;
+pub(crate) mod mailbox;
+mod obey;
+mod start;
+
+pub(crate) use board::Board;
+pub use board::{ShardCounters, ShardStats};
+pub(crate) use command::{Command, ConnCommand, Mail};
+pub use cx::{ConnCx, ShardCx};
+pub(crate) use start::{ShardSetup, Wiring};
+
+use crate::api::Handler;
+use crate::hub::Hub;
+use crate::io::{Completions, Driver, Op, OpKey, SocketId, Verb};
+use crate::names::ConnId;
+use crate::swarm::{Action, CandidateId, Swarm};
+use crate::table::Key;
+use bytes::Bytes;
+use flock_tcp::StreamOptions;
+use flock_transport::{CloseHow, CloseReason, Instant};
+use hashbrown::HashMap;
+use link::{Link, Links, Phase, Timer};
+use mailbox::{Mailbox, Sender};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Whether a shard goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Call [`Shard::step`] again.
+    Running,
+    /// The shard was shut down, and everything it had is closed.
+    Done,
+}
+
+/// One shard of an engine. Made by [`Builder`](crate::Builder).
+pub struct Shard<D: Driver, H: Handler> {
+    driver: D,
+    swarm: Swarm,
+    links: Links,
+    /// The handler's state of each open link, by slot.
+    users: Vec<Option<H::Conn>>,
+    handler: H,
+    mailbox: Mailbox<Mail<H::Msg>>,
+    mail: Vec<Mail<H::Msg>>,
+    routes: Vec<Sender<Mail<H::Msg>>>,
+    listeners: Vec<Listener>,
+    dials: HashMap<CandidateId, Key, ahash::RandomState>,
+    completions: Completions,
+    expired: Vec<Timer>,
+    /// Our side of the handshake, encoded once.
+    frame: Bytes,
+    stream: StreamOptions,
+    handshake_timeout: Duration,
+    hub: Arc<Hub>,
+    board: Arc<Board>,
+    counters: ShardCounters,
+    /// When to stop waiting for connections to end; set once shutdown begins.
+    ending: Option<Instant>,
+}
+
+struct Listener {
+    socket: SocketId,
+    accepting: bool,
+}
+
+/// How long the driver may take to get its memory back from the kernel at the end.
+const DRAIN_GRACE: Duration = Duration::from_secs(1);
+
+impl<D: Driver, H: Handler> Shard<D, H> {
+    /// Takes one turn: waits for completions, mail or a deadline and handles what came.
+    ///
+    /// A driver that cannot go on counts as shutdown: every connection is reported closed.
+    pub fn step(&mut self) -> Step {
+        let deadline = self.next_deadline();
+        let mut completions = std::mem::take(&mut self.completions);
+        let turned = self.driver.turn(deadline, &mut completions);
+        self.mailbox.awake();
+        let Ok(now) = turned else {
+            self.counters.driver_failures += 1;
+            return self.finish(self.links.now);
+        };
+        self.links.now = now;
+        for completion in completions.drain(..) {
+            self.complete(now, completion);
+        }
+        self.completions = completions;
+        self.read_mail(now);
+        self.expire(now);
+        self.hold_starts();
+        self.flush(now);
+        let done = self.ending.is_some_and(|at| self.links.table.is_empty() || now >= at);
+        if done {
+            return self.finish(now);
+        }
+        self.publish();
+        Step::Running
+    }
+
+    /// The driver, for its counters and, in a simulation, its world.
+    pub fn driver(&self) -> &D {
+        &self.driver
+    }
+
+    fn next_deadline(&mut self) -> Option<Instant> {
+        if !self.mailbox.prepare_sleep() {
+            return Some(Instant::ZERO);
+        }
+        [self.links.wheel.next_deadline(), self.swarm.next_deadline(), self.ending]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn expire(&mut self, now: Instant) {
+        let mut expired = std::mem::take(&mut self.expired);
+        self.links.wheel.expire(now, &mut |timer| expired.push(timer));
+        for timer in expired.drain(..) {
+            match timer {
+                Timer::Handshake(key) => {
+                    self.swarm.handshake_timeout(self.links.conn_id(key));
+                    self.links.abort(key, CloseReason::HandshakeTimeout);
+                }
+                Timer::Linger(key) => {
+                    if let Some(link) = self.links.table.get_mut(key) {
+                        link.tcp.linger_expired();
+                        self.links.touch(key);
+                    }
+                }
+                Timer::User(key) => {
+                    if let Some(link) = self.links.table.get_mut(key) {
+                        link.user_timer = None;
+                    }
+                    self.call(key, |handler, cx, conn| handler.on_timer(cx, conn));
+                }
+            }
+        }
+        self.expired = expired;
+        self.swarm.on_deadline(now);
+    }
+
+    /// While events pile up unread, or the end has begun, nothing new is started.
+    fn hold_starts(&mut self) {
+        let hold = self.ending.is_some() || self.hub.congested();
+        self.swarm.suspend_starts(hold);
+        for listener in &mut self.listeners {
+            if hold && listener.accepting {
+                self.driver.cancel(OpKey { socket: listener.socket, verb: Verb::Accept });
+            } else if !hold && !listener.accepting {
+                listener.accepting = true;
+                submit(&mut self.driver, Op::Accept { listener: listener.socket });
+            }
+        }
+    }
+
+    /// Carries out what the swarm decided and what connections want, until both are quiet.
+    fn flush(&mut self, now: Instant) {
+        loop {
+            self.act(now);
+            let Some(key) = self.links.next_dirty() else { break };
+            self.pump(now, key);
+        }
+    }
+
+    /// Carries out the swarm's decisions.
+    fn act(&mut self, now: Instant) {
+        while let Some(action) = self.swarm.poll_action() {
+            match action {
+                Action::Dial { candidate, addr } => self.dial(now, candidate, addr),
+                Action::AbortDial { candidate } => self.abort_dial(candidate),
+                Action::Admit { conn } => self.admit(conn),
+                Action::Close { conn, reason } => {
+                    let key = Links::key(conn);
+                    self.links.close(key, reason);
+                    self.report_closed(now, key);
+                }
+                Action::Send { shard, message } => {
+                    self.counters.messages_sent += 1;
+                    self.routes[usize::from(shard)].send_protocol(Mail::Peer(message));
+                }
+                Action::Emit(event) => self.hub.push(event),
+            }
+        }
+    }
+
+    /// Hands a connection's operations to the driver.
+    fn pump(&mut self, now: Instant, key: Key) {
+        loop {
+            let Some(link) = self.links.table.get_mut(key) else { return };
+            if matches!(link.phase, Phase::Dialling) {
+                return;
+            }
+            let socket = link.socket;
+            let Some(verb) = link.tcp.next_verb() else { return };
+            let op = match verb {
+                flock_tcp::Verb::Recv => Op::Recv { socket },
+                flock_tcp::Verb::Send(chunks) => Op::Send { socket, chunks },
+                flock_tcp::Verb::ShutdownWrite => Op::ShutdownWrite { socket },
+                flock_tcp::Verb::CancelRecv => {
+                    self.driver.cancel(OpKey { socket, verb: Verb::Recv });
+                    continue;
+                }
+                flock_tcp::Verb::Close(how) => {
+                    self.report_closed(now, key);
+                    Op::Close { socket, how }
+                }
+            };
+            submit(&mut self.driver, op);
+        }
+    }
+
+    /// Tells swarm and handler that a connection is over. Its transport may still be ending.
+    fn report_closed(&mut self, now: Instant, key: Key) {
+        let conn = self.links.conn_id(key);
+        let Some(link) = self.links.table.get_mut(key) else { return };
+        let was = std::mem::replace(&mut link.phase, Phase::Ending);
+        if matches!(was, Phase::Ending | Phase::Dialling) {
+            return;
+        }
+        let reason = link.reason.unwrap_or(CloseReason::PeerClosed);
+        let (bytes_in, bytes_out) = (link.tcp.bytes_in(), link.tcp.bytes_out());
+        self.swarm.closed(now, conn, reason, bytes_in, bytes_out);
+        let slot = self.users.get_mut(index(key));
+        if let Some(user) = slot.and_then(Option::take) {
+            let mut cx = ShardCx { links: &mut self.links };
+            let handler = &mut self.handler;
+            let call = AssertUnwindSafe(|| handler.on_closed(&mut cx, conn, user, reason));
+            if catch_unwind(call).is_err() {
+                self.counters.handler_panics += 1;
+            }
+        }
+    }
+
+    /// Calls the handler for an open connection.
+    fn call(&mut self, key: Key, run: impl FnOnce(&mut H, &mut ConnCx<'_>, &mut H::Conn)) {
+        let panicked = invoke(&mut self.handler, &mut self.links, &mut self.users, key, run);
+        self.counters.handler_panics += u64::from(panicked);
+    }
+
+    fn publish(&mut self) {
+        let stats = self.swarm.stats();
+        self.board.publish(usize::from(self.links.shard), stats, self.counters);
+    }
+
+    /// Reports and closes what is left, and gives the driver's memory back.
+    fn finish(&mut self, now: Instant) -> Step {
+        let keys: Vec<Key> = self.links.table.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            self.links.abort(key, CloseReason::Shutdown);
+            self.report_closed(now, key);
+            self.links.remove(key);
+        }
+        self.act(now);
+        let drained = self.driver.shutdown(DRAIN_GRACE);
+        self.counters.operations_leaked += drained.leaked;
+        self.publish();
+        Step::Done
+    }
+
+    fn conn_info(&self, conn: ConnId) -> Option<crate::event::ConnectionInfo> {
+        self.swarm.info(conn)
+    }
+}
+
+/// Runs `run` for the open connection behind `key`; whether it panicked. A connection whose
+/// handler panicked is reset.
+fn invoke<H: Handler>(
+    handler: &mut H,
+    links: &mut Links,
+    users: &mut [Option<H::Conn>],
+    key: Key,
+    run: impl FnOnce(&mut H, &mut ConnCx<'_>, &mut H::Conn),
+) -> bool {
+    let open = |link: &Link| matches!(link.phase, Phase::Open) && link.reason.is_none();
+    if !links.table.get(key).is_some_and(open) {
+        return false;
+    }
+    let Some(Some(user)) = users.get_mut(index(key)) else { return false };
+    let mut cx = ConnCx { links, key };
+    if catch_unwind(AssertUnwindSafe(|| run(handler, &mut cx, user))).is_ok() {
+        return false;
+    }
+    links.abort(key, CloseReason::HandlerPanicked);
+    true
+}
+
+/// Submits an operation that only a full socket table could refuse, and that opens no socket.
+fn submit<D: Driver>(driver: &mut D, op: Op) {
+    let accepted = driver.submit(op);
+    debug_assert!(accepted.is_ok(), "only connects are refused");
+}
+
+fn index(key: Key) -> usize {
+    key.slot as usize
+}
+
+/// A socket nobody wants: closed with FIN, so that the other side sees an orderly end.
+fn discard<D: Driver>(driver: &mut D, socket: SocketId) {
+    submit(driver, Op::Close { socket, how: CloseHow::Fin });
+}

@@ -1,0 +1,128 @@
+//! Mail: requests of the API, messages of other shards and of the embedder.
+
+use super::command::{Command, ConnCommand, Mail};
+use super::cx::ShardCx;
+use super::link::{Links, Phase, listener_token};
+use super::{Listener, Shard, discard};
+use crate::api::Handler;
+use crate::io::Driver;
+use crate::names::ConnId;
+use flock_tcp::ListenOptions;
+use flock_transport::{CloseReason, Instant};
+use std::io;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+impl<D: Driver, H: Handler> Shard<D, H> {
+    pub(super) fn read_mail(&mut self, now: Instant) {
+        let mut mail = std::mem::take(&mut self.mail);
+        self.mailbox.take(&mut mail);
+        for message in mail.drain(..) {
+            match message {
+                Mail::Peer(message) => self.swarm.message(now, message),
+                Mail::Command(command) => self.obey(now, command),
+                Mail::User(message) => {
+                    let mut cx = ShardCx { links: &mut self.links };
+                    let handler = &mut self.handler;
+                    let call = AssertUnwindSafe(|| handler.on_message(&mut cx, message));
+                    if catch_unwind(call).is_err() {
+                        self.counters.handler_panics += 1;
+                    }
+                }
+            }
+            self.act(now);
+        }
+        self.mail = mail;
+    }
+
+    fn obey(&mut self, now: Instant, command: Command) {
+        match command {
+            Command::Listen { addr, options, reply } => {
+                // An asker that has gone does not mind.
+                let _ = reply.try_send(self.listen(addr, &options));
+            }
+            Command::Unlisten => self.unlisten(),
+            Command::Join { channel, announce } => self.swarm.join(channel, announce),
+            Command::Leave { channel } => self.swarm.leave(&channel),
+            Command::AddPeer { channel, addr } => self.swarm.add_peer(now, channel, addr),
+            Command::Ban { target, channel, expires_after } => {
+                let expires = expires_after.map(|after| now + after);
+                self.swarm.ban(now, target, channel, expires);
+            }
+            Command::Unban { target } => self.swarm.unban(&target),
+            Command::Conn { conn, what } => self.obey_conn(conn, what),
+            Command::Connections { reply } => {
+                let open = |(key, link): (super::Key, &super::Link)| {
+                    matches!(link.phase, Phase::Open).then(|| self.links.conn_id(key))
+                };
+                let conns = self.links.table.iter().filter_map(open);
+                let infos = conns.filter_map(|conn| self.swarm.info(conn)).collect();
+                let _ = reply.try_send(infos);
+            }
+            Command::Shutdown { within } => self.shut_down(now, within),
+        }
+    }
+
+    /// Listens at `addr` on this shard and returns the address bound.
+    ///
+    /// # Errors
+    /// As [`Driver::listen`].
+    pub fn listen(&mut self, addr: SocketAddr, options: &ListenOptions) -> io::Result<SocketAddr> {
+        if self.ending.is_some() {
+            return Err(io::Error::other("the engine is shutting down"));
+        }
+        let (socket, bound) = self.driver.listen(addr, options, listener_token())?;
+        self.listeners.push(Listener { socket, accepting: false });
+        Ok(bound)
+    }
+
+    fn unlisten(&mut self) {
+        for listener in self.listeners.drain(..) {
+            discard(&mut self.driver, listener.socket);
+        }
+    }
+
+    fn obey_conn(&mut self, conn: ConnId, what: ConnCommand) {
+        let key = Links::key(conn);
+        let Some(link) = self.links.table.get_mut(key) else {
+            self.counters.stale_commands += 1;
+            return;
+        };
+        match what {
+            ConnCommand::Send(data) => match self.links.send(key, data) {
+                Ok(_) => {}
+                Err(flock_tcp::SendRefused::Closed(_)) => self.counters.stale_commands += 1,
+                Err(flock_tcp::SendRefused::Full(_)) => {
+                    // A stream with a hole in it is worth nothing to the peer.
+                    self.counters.sends_overflowed += 1;
+                    self.links.abort(key, CloseReason::SendQueueFull);
+                }
+            },
+            ConnCommand::End => link.tcp.end(),
+            ConnCommand::Pause => link.tcp.pause_recv(),
+            ConnCommand::Resume => link.tcp.resume_recv(),
+            ConnCommand::Close => self.links.close(key, CloseReason::Local),
+            ConnCommand::Abort => self.links.abort(key, CloseReason::Local),
+        }
+        self.links.touch(key);
+    }
+
+    /// Starts nothing any more, says goodbye to everybody, and gives them `within` to answer.
+    fn shut_down(&mut self, now: Instant, within: Duration) {
+        self.ending.get_or_insert(now + within);
+        self.unlisten();
+        self.swarm.suspend_starts(true);
+        let keys: Vec<_> = self.links.table.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            match self.links.table.get(key).map(|link| (&link.phase, link.candidate)) {
+                Some((Phase::Dialling, Some(candidate))) => {
+                    self.abort_dial(candidate);
+                    self.swarm.dial_failed(now, candidate, false);
+                }
+                Some(_) => self.links.close(key, CloseReason::Shutdown),
+                None => {}
+            }
+        }
+    }
+}

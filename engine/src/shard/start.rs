@@ -1,0 +1,94 @@
+//! From options to a shard.
+
+use super::board::{Board, ShardCounters};
+use super::command::Mail;
+use super::link::Links;
+use super::mailbox::{Mailbox, Sender};
+use super::Shard;
+use crate::api::{Builder, Handler};
+use crate::hub::Hub;
+use crate::io::Driver;
+use crate::names::PeerId;
+use crate::session;
+use crate::swarm::{SharedCounts, Swarm, SwarmConfig};
+use flock_transport::Instant;
+use hashbrown::HashMap;
+use std::sync::Arc;
+
+/// What the shards of an engine share.
+pub(crate) struct Wiring<M> {
+    pub(crate) senders: Vec<Sender<Mail<M>>>,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) board: Arc<Board>,
+    pub(crate) counts: Arc<SharedCounts>,
+    pub(crate) id: PeerId,
+    pub(crate) hash_seed: u64,
+}
+
+impl<M> Clone for Wiring<M> {
+    fn clone(&self) -> Self {
+        Self {
+            senders: self.senders.clone(),
+            hub: self.hub.clone(),
+            board: self.board.clone(),
+            counts: self.counts.clone(),
+            id: self.id.clone(),
+            hash_seed: self.hash_seed,
+        }
+    }
+}
+
+/// Everything a shard is made of but its driver and its handler.
+pub(crate) struct ShardSetup<M> {
+    pub(crate) shard: u16,
+    pub(crate) mailbox: Mailbox<Mail<M>>,
+    pub(crate) wiring: Wiring<M>,
+    pub(crate) options: Builder,
+    /// Seed of this shard's own random choices.
+    pub(crate) seed: u64,
+}
+
+impl<M: Send + 'static> ShardSetup<M> {
+    pub(crate) fn build<D: Driver, H: Handler<Msg = M>>(
+        self,
+        driver: D,
+        handler: H,
+    ) -> Shard<D, H> {
+        let Self { shard, mailbox, wiring, options, seed } = self;
+        let config = SwarmConfig {
+            shard,
+            shards: u16::try_from(wiring.senders.len()).expect("checked with the options"),
+            id: wiring.id.clone(),
+            hash_seed: wiring.hash_seed,
+            half_open: options.half_open,
+            candidates: options.candidates,
+            whitelist: options.whitelist,
+            connect_timeout: options.connect_timeout,
+            retry: options.retry,
+            keep_existing: options.keep_existing,
+            dials: options.dials,
+        };
+        let hasher = ahash::RandomState::with_seeds(seed, seed.rotate_left(32), !seed, 0);
+        Shard {
+            driver,
+            swarm: Swarm::new(config, wiring.counts, seed),
+            links: Links::new(shard, options.connections, options.send_limits, options.linger),
+            users: Vec::new(),
+            handler,
+            mailbox,
+            mail: Vec::new(),
+            routes: wiring.senders,
+            listeners: Vec::new(),
+            dials: HashMap::with_hasher(hasher),
+            completions: Vec::new(),
+            expired: Vec::new(),
+            frame: session::frame(&wiring.id),
+            stream: options.stream,
+            handshake_timeout: options.handshake_timeout,
+            hub: wiring.hub,
+            board: wiring.board,
+            counters: ShardCounters::default(),
+            ending: None::<Instant>,
+        }
+    }
+}

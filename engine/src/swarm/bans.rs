@@ -1,0 +1,131 @@
+//! Whom not to have anything to do with, for good or for a while.
+
+use crate::names::PeerId;
+use flock_transport::Instant;
+use hashbrown::HashMap;
+use ipnet::IpNet;
+use std::net::{IpAddr, SocketAddr};
+
+/// What a ban names.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum BanTarget {
+    /// One address with its port: not dialled, and refused when it dials.
+    Addr(SocketAddr),
+    /// All addresses of a network, whatever the port.
+    Net(IpNet),
+    /// A peer, by the id of its handshake.
+    Peer(PeerId),
+}
+
+impl From<SocketAddr> for BanTarget {
+    fn from(addr: SocketAddr) -> Self {
+        Self::Addr(flock_transport::canonical(addr))
+    }
+}
+
+impl From<IpAddr> for BanTarget {
+    fn from(ip: IpAddr) -> Self {
+        Self::Net(IpNet::from(ip.to_canonical()))
+    }
+}
+
+impl From<IpNet> for BanTarget {
+    fn from(net: IpNet) -> Self {
+        Self::Net(net)
+    }
+}
+
+impl From<PeerId> for BanTarget {
+    fn from(peer: PeerId) -> Self {
+        Self::Peer(peer)
+    }
+}
+
+/// The bans of an engine; each shard has all of them.
+pub(super) struct Bans {
+    /// When each ends; `FAR_FUTURE` for those that do not.
+    exact: HashMap<BanTarget, Instant, ahash::RandomState>,
+    /// Networks are few, and looked through.
+    nets: Vec<(IpNet, Instant)>,
+    refused: u64,
+}
+
+const EXACT_MAX: usize = 1 << 20;
+const NETS_MAX: usize = 4096;
+
+impl Bans {
+    pub(super) fn new(hasher: ahash::RandomState) -> Self {
+        Self { exact: HashMap::with_hasher(hasher), nets: Vec::new(), refused: 0 }
+    }
+
+    /// Adds or replaces a ban; `false` when there is no room, which is counted.
+    pub(super) fn add(&mut self, now: Instant, target: BanTarget, until: Instant) -> bool {
+        if let BanTarget::Net(net) = target {
+            self.nets.retain(|(other, end)| *other != net && *end > now);
+            if self.nets.len() < NETS_MAX {
+                self.nets.push((net, until));
+                return true;
+            }
+        } else {
+            if self.exact.len() >= EXACT_MAX {
+                self.exact.retain(|_, end| *end > now);
+            }
+            if self.exact.len() < EXACT_MAX {
+                self.exact.insert(target, until);
+                return true;
+            }
+        }
+        self.refused += 1;
+        false
+    }
+
+    pub(super) fn remove(&mut self, target: &BanTarget) {
+        match target {
+            BanTarget::Net(net) => self.nets.retain(|(other, _)| other != net),
+            exact => {
+                self.exact.remove(exact);
+            }
+        }
+    }
+
+    pub(super) fn addr(&self, now: Instant, addr: SocketAddr) -> bool {
+        self.nets.iter().any(|(net, end)| *end > now && net.contains(&addr.ip()))
+            || self.exact(now, &BanTarget::Addr(addr))
+    }
+
+    pub(super) fn peer(&self, now: Instant, peer: &PeerId) -> bool {
+        !self.exact.is_empty() && self.exact(now, &BanTarget::Peer(peer.clone()))
+    }
+
+    /// Bans that found no room.
+    pub(super) fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    fn exact(&self, now: Instant, target: &BanTarget) -> bool {
+        !self.exact.is_empty() && self.exact.get(target).is_some_and(|end| *end > now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn bans_end() {
+        let mut bans = Bans::new(ahash::RandomState::with_seeds(1, 2, 3, 4));
+        let at = |s| Instant::ZERO + Duration::from_secs(s);
+        let addr: SocketAddr = "10.1.2.3:4".parse().unwrap();
+        bans.add(at(1), addr.into(), at(5));
+        assert!(bans.addr(at(4), addr) && !bans.addr(at(5), addr));
+        bans.add(at(1), addr.ip().into(), at(9));
+        let other: SocketAddr = "10.1.2.3:5".parse().unwrap();
+        assert!(bans.addr(at(8), other) && !bans.addr(at(9), other));
+        let peer = PeerId::new(b"x").unwrap();
+        bans.add(at(1), peer.clone().into(), Instant::FAR_FUTURE);
+        assert!(bans.peer(at(1_000_000), &peer));
+        bans.remove(&peer.clone().into());
+        assert!(!bans.peer(at(2), &peer));
+    }
+}

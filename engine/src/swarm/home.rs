@@ -1,0 +1,187 @@
+//! A shard as home of peer ids: which connection to a peer stays.
+
+use super::counts::SharedCounts;
+use super::message::{Contender, PeerMessage};
+use crate::names::{ConnId, PeerId};
+use flock_transport::{CloseReason, Transport};
+use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
+use std::sync::Arc;
+
+/// The peers whose home is this shard.
+pub(super) struct Home {
+    own: PeerId,
+    keep_existing: bool,
+    counts: Arc<SharedCounts>,
+    peers: HashMap<PeerId, Held, ahash::RandomState>,
+}
+
+/// A peer that is connected.
+struct Held {
+    holder: Contender,
+    /// What most peers never need.
+    more: Option<Box<More>>,
+}
+
+#[derive(Default)]
+struct More {
+    /// Takes the holder's place when that has gone.
+    next: Option<Contender>,
+    /// Shards with candidates that lead to this peer.
+    linked: Vec<u16>,
+}
+
+/// What the home decided, each for the shard of a connection.
+pub(super) type Verdicts = Vec<(u16, PeerMessage)>;
+
+impl Home {
+    pub(super) fn new(
+        own: PeerId,
+        keep_existing: bool,
+        counts: Arc<SharedCounts>,
+        hasher: ahash::RandomState,
+    ) -> Self {
+        Self { own, keep_existing, counts, peers: HashMap::with_hasher(hasher) }
+    }
+
+    /// A connection's handshake is done.
+    pub(super) fn claim(&mut self, peer: PeerId, new: Contender, out: &mut Verdicts) {
+        let refused = |conn: ConnId, reason| (conn.shard, PeerMessage::Refused { conn, reason });
+        let first_wins =
+            |old: Contender, peer: &PeerId| first_wins(&self.own, peer, self.keep_existing, old, new);
+        match self.peers.entry(peer) {
+            Entry::Vacant(free) if self.counts.admit() => {
+                free.insert(Held { holder: new, more: None });
+                out.push((new.conn.shard, PeerMessage::Granted { conn: new.conn }));
+            }
+            Entry::Vacant(_) => out.push(refused(new.conn, CloseReason::TooManyConnections)),
+            Entry::Occupied(mut taken) => {
+                let waiting = taken.get().more.as_ref().and_then(|more| more.next);
+                let rival = waiting.unwrap_or(taken.get().holder);
+                let wins = !first_wins(rival, taken.key());
+                let holder = taken.get().holder;
+                let more = taken.get_mut().more.get_or_insert_default();
+                if !wins {
+                    more.link(new);
+                    out.push(refused(new.conn, CloseReason::Redundant));
+                    return;
+                }
+                more.next = Some(new);
+                more.link(rival);
+                out.push(match waiting {
+                    Some(loser) => refused(loser.conn, CloseReason::Redundant),
+                    None => (holder.conn.shard, PeerMessage::Yield { conn: holder.conn }),
+                });
+            }
+        }
+    }
+
+    /// A connection that claimed is over. Whether that made room for another peer.
+    pub(super) fn release(&mut self, peer: &PeerId, conn: ConnId, out: &mut Verdicts) -> bool {
+        let Some(held) = self.peers.get_mut(peer) else { return false };
+        if held.holder.conn != conn {
+            if let Some(more) = &mut held.more
+                && more.next.is_some_and(|next| next.conn == conn)
+            {
+                more.next = None;
+            }
+            return false;
+        }
+        if let Some(next) = held.more.as_mut().and_then(|more| more.next.take()) {
+            held.holder = next;
+            out.push((next.conn.shard, PeerMessage::Granted { conn: next.conn }));
+            return false;
+        }
+        let gone = self.peers.remove(peer);
+        self.counts.release_admitted();
+        for shard in gone.and_then(|held| held.more).map_or(Vec::new(), |more| more.linked) {
+            out.push((shard, PeerMessage::PeerGone { peer: peer.clone() }));
+        }
+        true
+    }
+}
+
+impl More {
+    /// Remembers that an outbound connection that lost leaves its candidate linked to the peer.
+    fn link(&mut self, loser: Contender) {
+        let shard = loser.conn.shard;
+        if loser.initiator && !self.linked.contains(&shard) {
+            self.linked.push(shard);
+        }
+    }
+}
+
+/// The duplicate rule: whether of two connections to `peer` the one that was first stays.
+///
+/// Both sides must come to the same end, whatever order they see: TCP before uTP; else the
+/// connection that the smaller id dialled.
+fn first_wins(
+    own: &PeerId,
+    peer: &PeerId,
+    keep_existing: bool,
+    first: Contender,
+    second: Contender,
+) -> bool {
+    if keep_existing {
+        return true;
+    }
+    match (first.transport, second.transport) {
+        (Transport::Utp, Transport::Tcp) => false,
+        (Transport::Tcp, Transport::Utp) => true,
+        _ if second.initiator => peer < own,
+        _ => peer > own,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn contender(slot: u32, initiator: bool, transport: Transport) -> Contender {
+        Contender { conn: ConnId { shard: 0, slot, generation: 0 }, initiator, transport }
+    }
+
+    #[test]
+    fn both_sides_of_two_connections_keep_the_same_one() {
+        let (low, high) = (PeerId::new(&[1]).unwrap(), PeerId::new(&[2]).unwrap());
+        use Transport::{Tcp, Utp};
+        for (one, other) in [(Tcp, Tcp), (Tcp, Utp), (Utp, Tcp), (Utp, Utp)] {
+            // Connection 1 was dialled by `low`, connection 2 by `high`; each side may see
+            // either first.
+            let kept = |own: &PeerId, peer: &PeerId, swap: bool| {
+                let first = contender(1, own == &low, one);
+                let second = contender(2, own == &high, other);
+                let (a, b) = if swap { (second, first) } else { (first, second) };
+                let kept = if first_wins(own, peer, false, a, b) { a } else { b };
+                kept.conn.slot
+            };
+            let all = [
+                kept(&low, &high, false),
+                kept(&low, &high, true),
+                kept(&high, &low, false),
+                kept(&high, &low, true),
+            ];
+            assert!(all.iter().all(|slot| *slot == all[0]), "{one} {other}: {all:?}");
+            let expected = if one == Utp && other == Tcp { 2 } else { 1 };
+            assert_eq!(all[0], expected);
+        }
+    }
+
+    #[test]
+    fn a_replacement_waits_for_the_holder_and_may_give_up() {
+        let (own, peer) = (PeerId::new(&[1]).unwrap(), PeerId::new(&[2]).unwrap());
+        let counts = Arc::new(SharedCounts::new(1, 1));
+        let hasher = ahash::RandomState::with_seeds(1, 2, 3, 4);
+        let mut home = Home::new(own, false, counts.clone(), hasher);
+        let mut out = Vec::new();
+        let inbound = contender(1, false, Transport::Tcp);
+        let outbound = contender(2, true, Transport::Tcp);
+        home.claim(peer.clone(), inbound, &mut out);
+        assert!(matches!(out.pop(), Some((0, PeerMessage::Granted { .. }))));
+        home.claim(peer.clone(), outbound, &mut out);
+        assert!(matches!(out.pop(), Some((0, PeerMessage::Yield { conn })) if conn.slot == 1));
+        assert!(!home.release(&peer, outbound.conn, &mut out), "the replacement gave up");
+        assert!(home.release(&peer, inbound.conn, &mut out), "so the holder leaves room");
+        assert!(out.is_empty() && !counts.full());
+    }
+}

@@ -1,0 +1,199 @@
+//! Connections from their handshake to their end.
+
+use super::candidates::State;
+use super::conns::{Conn, Stage};
+use super::message::{Contender, PeerMessage};
+use super::{Action, BanTarget, Swarm};
+use crate::event::{BanReason, Event, RefuseReason};
+use crate::names::{ConnId, PeerId};
+use flock_transport::{CloseReason, Instant, Transport};
+use std::net::SocketAddr;
+
+impl Swarm {
+    /// Judges an inbound connection before anything is said. `Ok` is followed by
+    /// [`inbound_started`](Self::inbound_started).
+    pub(crate) fn inbound(
+        &mut self,
+        now: Instant,
+        transport: Transport,
+        addr: SocketAddr,
+    ) -> Result<(), RefuseReason> {
+        let reason = if !self.whitelisted(addr) {
+            RefuseReason::Whitelist
+        } else if self.bans.addr(now, addr) {
+            RefuseReason::Banned
+        } else if self.counts.full() {
+            RefuseReason::TooManyConnections
+        } else if self.half_open >= self.config.half_open {
+            RefuseReason::TooManyHandshakes
+        } else {
+            return Ok(());
+        };
+        self.refuse_inbound(transport, addr, reason);
+        Err(reason)
+    }
+
+    /// Reports an inbound connection that was turned away.
+    pub(crate) fn refuse_inbound(
+        &mut self,
+        transport: Transport,
+        addr: SocketAddr,
+        reason: RefuseReason,
+    ) {
+        self.emit(Event::ConnectionRefused { addr, transport, reason });
+    }
+
+    /// The handshake of an inbound connection begins.
+    pub(crate) fn inbound_started(
+        &mut self,
+        conn: ConnId,
+        addr: SocketAddr,
+        transport: Transport,
+    ) {
+        let record = Conn::new(transport, addr);
+        self.half_open += 1;
+        self.emit(Event::Handshaking(record.info(conn)));
+        self.conns.insert(conn, record);
+    }
+
+    /// The peer has stated its id.
+    pub(crate) fn handshake_done(&mut self, now: Instant, conn: ConnId, peer: PeerId) {
+        let Some(record) = self.conns.get_mut(conn) else { return };
+        record.peer = Some(peer.clone());
+        let candidate = record.candidate;
+        if peer == self.config.id {
+            record.stage = Stage::Refused;
+            if let Some(candidate) = candidate.and_then(|id| self.candidates.forget(id)) {
+                self.bans.add(now, BanTarget::Addr(candidate.addr), Instant::FAR_FUTURE);
+                let peer = candidate.peer();
+                self.emit(Event::PeerBanned { peer, reason: BanReason::DetectedSelf });
+            }
+            return self.close(conn, CloseReason::DetectedSelf);
+        }
+        if self.bans.peer(now, &peer) {
+            record.stage = Stage::Refused;
+            return self.close(conn, CloseReason::Banned);
+        }
+        record.stage = Stage::Claiming;
+        let contender =
+            Contender { conn, initiator: record.initiator, transport: record.transport };
+        let home = self.homes.of_peer(&peer);
+        self.send(now, home, PeerMessage::Claim { peer, contender });
+    }
+
+    /// The handshake, admission included, takes too long; the shard closes the connection.
+    pub(crate) fn handshake_timeout(&mut self, conn: ConnId) {
+        if let Some(info) = self.info(conn) {
+            self.emit(Event::HandshakeTimeout(info));
+        }
+    }
+
+    fn close(&mut self, conn: ConnId, reason: CloseReason) {
+        self.actions.push_back(Action::Close { conn, reason });
+    }
+
+    /// The home admitted the connection.
+    pub(super) fn granted(&mut self, conn: ConnId) {
+        // One that has ended meanwhile has told the home so.
+        let Some(record) = self.conns.get_mut(conn) else { return };
+        if record.stage != Stage::Claiming {
+            return;
+        }
+        record.stage = Stage::Admitted;
+        let info = record.info(conn);
+        self.end_handshake(info.initiator);
+        self.connected += 1;
+        self.emit(Event::Connection(info));
+        self.actions.push_back(Action::Admit { conn });
+    }
+
+    /// The home refused the connection.
+    pub(super) fn refused(&mut self, conn: ConnId, reason: CloseReason) {
+        let Some(record) = self.conns.get_mut(conn) else { return };
+        if record.stage != Stage::Claiming {
+            return;
+        }
+        record.stage = Stage::Refused;
+        if reason == CloseReason::Redundant {
+            let info = record.info(conn);
+            self.link(conn);
+            self.emit(Event::RedundantConnection(info));
+        }
+        self.close(conn, reason);
+    }
+
+    /// Another connection takes this one's place.
+    pub(super) fn yield_place(&mut self, conn: ConnId) {
+        // One that has ended meanwhile has told the home so.
+        let Some(record) = self.conns.get(conn) else { return };
+        let info = record.info(conn);
+        self.link(conn);
+        self.emit(Event::RedundantConnection(info));
+        self.close(conn, CloseReason::Redundant);
+    }
+
+    /// The candidate behind a connection leads to a peer that is connected otherwise.
+    fn link(&mut self, conn: ConnId) {
+        let Some(record) = self.conns.get_mut(conn) else { return };
+        if let (Some(id), Some(peer)) = (record.candidate.take(), record.peer.clone()) {
+            self.candidates.set_state(id, State::Linked(peer));
+        }
+    }
+
+    /// Gives back what an unfinished handshake holds.
+    fn end_handshake(&mut self, initiator: bool) {
+        if initiator {
+            self.outbound_handshakes -= 1;
+            self.counts.release_dial();
+        } else {
+            self.half_open -= 1;
+        }
+    }
+
+    /// A connection is over. Called exactly once for each that was started.
+    pub(crate) fn closed(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        reason: CloseReason,
+        bytes_in: u64,
+        bytes_out: u64,
+    ) {
+        let Some(record) = self.conns.remove(conn) else { return };
+        let info = record.info(conn);
+        self.emit(Event::ConnectionClosed { info, reason, bytes_in, bytes_out });
+        match record.stage {
+            Stage::Admitted => self.connected -= 1,
+            Stage::Handshaking | Stage::Claiming | Stage::Refused => {
+                self.end_handshake(record.initiator);
+            }
+        }
+        if let Some(id) = record.candidate {
+            match (record.stage, reason) {
+                (_, CloseReason::Banned) => {
+                    self.candidates.forget(id);
+                }
+                (Stage::Admitted, _) | (_, CloseReason::TooManyConnections) => {
+                    self.requeue(now, id);
+                }
+                _ => self.failed_attempt(now, id),
+            }
+        }
+        if let (Stage::Claiming | Stage::Admitted, Some(peer)) = (record.stage, record.peer) {
+            let home = self.homes.of_peer(&peer);
+            self.send(now, home, PeerMessage::Release { peer, conn });
+        }
+        if record.initiator && record.stage != Stage::Admitted {
+            self.made_room(now);
+        }
+    }
+
+    /// As home: a connection that claimed is over.
+    pub(super) fn release(&mut self, now: Instant, peer: &PeerId, conn: ConnId) {
+        let room = self.home.release(peer, conn, &mut self.verdicts);
+        self.pass_verdicts(now);
+        if room {
+            self.made_room(now);
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! The swarm: whom to dial, whom to admit, which of two connections stays. One per shard, pure:
+//! calls in, [`Action`]s out, time and randomness from outside.
+
+mod bans;
+mod candidates;
+mod conns;
+mod counts;
+mod dialling;
+mod home;
+mod message;
+mod meeting;
+
+#[cfg(test)]
+mod tests;
+
+pub use bans::BanTarget;
+pub(crate) use candidates::CandidateId;
+pub(crate) use counts::SharedCounts;
+pub(crate) use message::{Homes, PeerMessage};
+
+use crate::event::{BanReason, ConnectionInfo, Event, Peer, RejectReason};
+use crate::names::{ChannelKey, ConnId, PeerId};
+use bans::Bans;
+use candidates::{Added, Candidates, State};
+use conns::Conns;
+use flock_transport::{CloseReason, Instant};
+use hashbrown::HashMap;
+use home::{Home, Verdicts};
+use ipnet::IpNet;
+use rand::{SeedableRng, rngs::SmallRng};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Options of a swarm; the same on all shards but for `shard`.
+pub(crate) struct SwarmConfig {
+    pub(crate) shard: u16,
+    pub(crate) shards: u16,
+    pub(crate) id: PeerId,
+    /// Keys the hashes that say which shard is home to what.
+    pub(crate) hash_seed: u64,
+    /// Unfinished inbound handshakes at a time.
+    pub(crate) half_open: u32,
+    pub(crate) candidates: u32,
+    /// Empty: everybody.
+    pub(crate) whitelist: Vec<IpNet>,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) retry: [Duration; 4],
+    pub(crate) keep_existing: bool,
+    /// Dials at a time.
+    pub(crate) dials: u32,
+}
+
+/// How many peers are in which state; each peer is in exactly one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Dials and unfinished handshakes, in both directions.
+    pub connecting: u64,
+    /// Found and not yet dialled; not those that wait for a retry.
+    pub queued: u64,
+    /// Handshake done and admitted.
+    pub connected: u64,
+}
+
+/// What the shard is to do.
+#[derive(Debug)]
+pub(crate) enum Action {
+    /// Dial; the answer is `dial_established` or `dial_failed`.
+    Dial { candidate: CandidateId, addr: SocketAddr },
+    /// Give the dial up, without an answer.
+    AbortDial { candidate: CandidateId },
+    /// Hand the connection to the application.
+    Admit { conn: ConnId },
+    /// Close in good order, after our id went out; `closed` is the answer.
+    Close { conn: ConnId, reason: CloseReason },
+    /// Pass on to another shard's swarm.
+    Send { shard: u16, message: PeerMessage },
+    /// Report.
+    Emit(Event),
+}
+
+/// One shard's part of the swarm.
+pub(crate) struct Swarm {
+    config: SwarmConfig,
+    counts: Arc<SharedCounts>,
+    homes: Homes,
+    home: Home,
+    bans: Bans,
+    candidates: Candidates,
+    conns: Conns,
+    joined: HashMap<ChannelKey, bool, ahash::RandomState>,
+    actions: VecDeque<Action>,
+    verdicts: Verdicts,
+    expired: Vec<CandidateId>,
+    rng: SmallRng,
+    suspended: bool,
+    dials: u32,
+    half_open: u32,
+    outbound_handshakes: u32,
+    connected: u32,
+}
+
+impl Swarm {
+    pub(crate) fn new(config: SwarmConfig, counts: Arc<SharedCounts>, seed: u64) -> Self {
+        let hasher = |n| ahash::RandomState::with_seeds(seed, n, !seed, seed.rotate_left(17));
+        let (own, keep) = (config.id.clone(), config.keep_existing);
+        Self {
+            homes: Homes::new(config.hash_seed, config.shards),
+            home: Home::new(own, keep, counts.clone(), hasher(1)),
+            bans: Bans::new(hasher(2)),
+            candidates: Candidates::new(config.candidates, hasher(3)),
+            conns: Conns::default(),
+            joined: HashMap::with_hasher(hasher(4)),
+            actions: VecDeque::new(),
+            verdicts: Vec::new(),
+            expired: Vec::new(),
+            rng: SmallRng::seed_from_u64(seed),
+            suspended: false,
+            dials: 0,
+            half_open: 0,
+            outbound_handshakes: 0,
+            connected: 0,
+            config,
+            counts,
+        }
+    }
+
+    /// The next thing to do; to be asked until there is none, after every call.
+    pub(crate) fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let connecting = self.dials + self.half_open + self.outbound_handshakes;
+        Stats {
+            connecting: connecting.into(),
+            queued: self.candidates.queued().into(),
+            connected: self.connected.into(),
+        }
+    }
+
+    pub(crate) fn info(&self, conn: ConnId) -> Option<ConnectionInfo> {
+        self.conns.get(conn).map(|record| record.info(conn))
+    }
+
+    /// Starts nothing new while set.
+    pub(crate) fn suspend_starts(&mut self, suspended: bool) {
+        self.suspended = suspended;
+    }
+
+    pub(crate) fn join(&mut self, channel: ChannelKey, announce: bool) {
+        self.joined.insert(channel, announce);
+    }
+
+    /// Candidates of this channel alone are forgotten, unless they are connected.
+    pub(crate) fn leave(&mut self, channel: &ChannelKey) {
+        if self.joined.remove(channel).is_none() {
+            return;
+        }
+        for id in self.candidates.ids() {
+            if self.candidates.leave(id, channel) {
+                self.forget_unless_connected(id);
+            }
+        }
+        self.show_queued();
+    }
+
+    /// A peer was found. Called on the home shard of `addr`.
+    pub(crate) fn add_peer(&mut self, now: Instant, channel: ChannelKey, addr: SocketAddr) {
+        let peer = Peer { channel: channel.clone(), addr, retries: 0 };
+        if let Some(reason) = self.rejects(now, addr) {
+            return self.emit(Event::PeerRejected { peer, reason });
+        }
+        match self.candidates.add(channel, addr) {
+            Added::New(_) | Added::Channel(_) => self.emit(Event::Peer(peer)),
+            Added::Known(id) => {
+                let retries = self.candidates.get(id).map_or(0, |c| u32::from(c.retries));
+                let peer = Peer { retries, ..peer };
+                self.emit(Event::PeerRejected { peer, reason: RejectReason::Duplicate });
+            }
+            Added::Full => {
+                self.emit(Event::PeerRejected { peer, reason: RejectReason::TooManyCandidates });
+            }
+        }
+        self.kick(now);
+    }
+
+    fn rejects(&self, now: Instant, addr: SocketAddr) -> Option<RejectReason> {
+        if !self.whitelisted(addr) {
+            return Some(RejectReason::Whitelist);
+        }
+        self.bans.addr(now, addr).then_some(RejectReason::Banned)
+    }
+
+    fn whitelisted(&self, addr: SocketAddr) -> bool {
+        let list = &self.config.whitelist;
+        list.is_empty() || list.iter().any(|net| net.contains(&addr.ip()))
+    }
+
+    /// Bans on all shards; the shard an address belongs to reports it.
+    pub(crate) fn ban(
+        &mut self,
+        now: Instant,
+        target: BanTarget,
+        channel: Option<ChannelKey>,
+        expires: Option<Instant>,
+    ) {
+        let until = expires.unwrap_or(Instant::FAR_FUTURE);
+        if !self.bans.add(now, target.clone(), until) {
+            return;
+        }
+        let hit = match &target {
+            BanTarget::Peer(_) => return,
+            BanTarget::Addr(addr) => {
+                if self.homes.of_addr(*addr) != self.config.shard {
+                    return;
+                }
+                let known = self.candidates.by_addr(*addr);
+                if known.is_none() {
+                    let channel = channel.clone().unwrap_or_else(|| ChannelKey::from(""));
+                    let peer = Peer { channel, addr: *addr, retries: 0 };
+                    self.emit(Event::PeerBanned { peer, reason: BanReason::Application });
+                }
+                known.into_iter().collect()
+            }
+            BanTarget::Net(net) => {
+                let mut ids = self.candidates.ids();
+                ids.retain(|id| {
+                    self.candidates.get(*id).is_some_and(|c| net.contains(&c.addr.ip()))
+                });
+                ids
+            }
+        };
+        for id in hit {
+            let Some(mut peer) = self.candidates.get(id).map(candidates::Candidate::peer) else {
+                continue;
+            };
+            peer.channel = channel.clone().unwrap_or(peer.channel);
+            self.emit(Event::PeerBanned { peer, reason: BanReason::Application });
+            self.forget_unless_connected(id);
+        }
+        self.show_queued();
+    }
+
+    pub(crate) fn unban(&mut self, target: &BanTarget) {
+        self.bans.remove(target);
+    }
+
+    /// Bans that found no room in the table.
+    pub(crate) fn bans_refused(&self) -> u64 {
+        self.bans.refused()
+    }
+
+    fn forget_unless_connected(&mut self, id: CandidateId) {
+        match self.candidates.get(id).map(|candidate| &candidate.state) {
+            None | Some(State::Connection(_)) => {}
+            Some(State::Dialling) => {
+                self.candidates.forget(id);
+                self.actions.push_back(Action::AbortDial { candidate: id });
+                self.end_dial();
+            }
+            Some(_) => {
+                self.candidates.forget(id);
+            }
+        }
+    }
+
+    /// A message of another shard's swarm.
+    pub(crate) fn message(&mut self, now: Instant, message: PeerMessage) {
+        match message {
+            PeerMessage::Claim { peer, contender } => {
+                self.home.claim(peer, contender, &mut self.verdicts);
+                self.pass_verdicts(now);
+            }
+            PeerMessage::Release { peer, conn } => self.release(now, &peer, conn),
+            PeerMessage::Granted { conn } => self.granted(conn),
+            PeerMessage::Refused { conn, reason } => self.refused(conn, reason),
+            PeerMessage::Yield { conn } => self.yield_place(conn),
+            PeerMessage::PeerGone { peer } => self.peer_gone(now, &peer),
+            PeerMessage::Refill { hops } => self.refill(now, hops),
+        }
+    }
+
+    fn send(&mut self, now: Instant, shard: u16, message: PeerMessage) {
+        if shard == self.config.shard {
+            self.message(now, message);
+        } else {
+            self.actions.push_back(Action::Send { shard, message });
+        }
+    }
+
+    fn pass_verdicts(&mut self, now: Instant) {
+        let mut verdicts = std::mem::take(&mut self.verdicts);
+        for (shard, message) in verdicts.drain(..) {
+            self.send(now, shard, message);
+        }
+        self.verdicts = verdicts;
+    }
+
+    fn emit(&mut self, event: Event) {
+        self.actions.push_back(Action::Emit(event));
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.candidates.next_deadline()
+    }
+}

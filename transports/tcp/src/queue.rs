@@ -1,0 +1,104 @@
+use bytes::Bytes;
+use flock_transport::{CHUNKS_MAX, Chunks};
+use std::collections::VecDeque;
+use std::fmt;
+
+/// Marks of a send queue, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SendLimits {
+    /// Above it the sender is told to wait.
+    pub high: u32,
+    /// Below it, after having been above `high`, the sender is told to go on.
+    pub low: u32,
+    /// Beyond it nothing more is taken. A send to an empty queue is taken whatever its size, since
+    /// it is held by reference.
+    pub max: u32,
+}
+
+impl Default for SendLimits {
+    fn default() -> Self {
+        Self { high: 256 << 10, low: 64 << 10, max: 64 << 20 }
+    }
+}
+
+/// How full the queue is after a send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Queued {
+    /// Below the high-water mark.
+    Ok,
+    /// At or above it: wait until told that there is room.
+    AboveHigh,
+}
+
+/// A send that was not taken; the bytes come back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SendRefused {
+    /// The queue would exceed its hard limit.
+    Full(Bytes),
+    /// The connection is closing or gone, or its sending direction was ended.
+    Closed(Bytes),
+}
+
+impl fmt::Display for SendRefused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full(_) => "the send queue is full",
+            Self::Closed(_) => "the connection is closing",
+        })
+    }
+}
+
+impl std::error::Error for SendRefused {}
+
+/// Bytes waiting to be sent. The first piece lies in place, so that the usual case, one send at
+/// a time, allocates nothing.
+#[derive(Debug, Default)]
+pub(crate) struct SendQueue {
+    first: Bytes,
+    rest: VecDeque<Bytes>,
+    /// Bytes waiting.
+    waiting: u64,
+}
+
+/// Bytes in one send operation at the most, so that progress shows while much is queued.
+const OPERATION_MAX: usize = 256 << 10;
+/// A queue that once was longer than this gives its memory back when it has drained.
+const KEEP_CAPACITY: usize = 8;
+
+impl SendQueue {
+    pub(crate) fn waiting(&self) -> u64 {
+        self.waiting
+    }
+
+    pub(crate) fn push(&mut self, data: Bytes) {
+        self.waiting += data.len() as u64;
+        if self.first.is_empty() {
+            self.first = data;
+        } else {
+            self.rest.push_back(data);
+        }
+    }
+
+    /// Takes what the next operation carries; not empty unless the queue is.
+    pub(crate) fn take(&mut self) -> Chunks {
+        let mut chunks = Chunks::new();
+        let mut room = OPERATION_MAX;
+        while chunks.len() < CHUNKS_MAX && room > 0 && !self.first.is_empty() {
+            let chunk = self.first.split_to(self.first.len().min(room));
+            room -= chunk.len();
+            self.waiting -= chunk.len() as u64;
+            chunks.push(chunk);
+            if self.first.is_empty() {
+                self.first = self.rest.pop_front().unwrap_or_default();
+            }
+        }
+        if self.rest.is_empty() && self.rest.capacity() > KEEP_CAPACITY {
+            self.rest = VecDeque::new();
+        }
+        chunks
+    }
+
+    pub(crate) fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
