@@ -68,7 +68,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         None => Bytes::from(vec![0; 1 << 20]),
     };
     let flock = serve(port, blob)?;
-    println!("serving on {}, driver: {:?}", flock.listening()[0], flock.backend());
+    println!(
+        "serving on {}, driver: {:?}",
+        flock.listening()[0],
+        flock.backend()
+    );
     std::io::stdin().read_to_end(&mut Vec::new())?;
     flock.shutdown(Duration::from_secs(3));
     Ok(())

@@ -22,6 +22,7 @@ pub(crate) struct Hub {
     congested: AtomicBool,
     limit: usize,
     emitted: AtomicU64,
+    running: AtomicUsize,
     shards: Vec<ShardWaker>,
 }
 
@@ -44,6 +45,7 @@ impl Hub {
             congested: AtomicBool::new(false),
             limit: limit.max(1),
             emitted: AtomicU64::new(0),
+            running: AtomicUsize::new(shards.len()),
             shards,
         }
     }
@@ -86,8 +88,11 @@ impl Hub {
         self.emitted.load(Ordering::Relaxed)
     }
 
-    /// No event will come any more: readers get what is left and then the end.
-    pub(crate) fn close(&self) {
+    /// A shard has ended. After the last one readers get what is left and then the end.
+    pub(crate) fn shard_ended(&self) {
+        if self.running.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
+        }
         let mut queue = self.lock();
         queue.over = true;
         let waker = queue.waker.take();
@@ -181,7 +186,9 @@ impl Drop for Events {
 
 impl std::fmt::Debug for Events {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Events").field("unread", &self.unread()).finish_non_exhaustive()
+        f.debug_struct("Events")
+            .field("unread", &self.unread())
+            .finish_non_exhaustive()
     }
 }
 
@@ -202,8 +209,15 @@ mod tests {
 
     fn event(retries: u32) -> Event {
         let addr = "127.0.0.1:1".parse().unwrap();
-        let peer = Peer { channel: "c".into(), addr, retries };
-        Event::PeerRejected { peer, reason: RejectReason::Duplicate }
+        let peer = Peer {
+            channel: "c".into(),
+            addr,
+            retries,
+        };
+        Event::PeerRejected {
+            peer,
+            reason: RejectReason::Duplicate,
+        }
     }
 
     #[test]
@@ -213,13 +227,20 @@ mod tests {
         hub.push(event(0));
         let mut events = Hub::subscribe(&hub).unwrap();
         assert!(Hub::subscribe(&hub).is_none());
-        assert!(events.try_next().is_none(), "events before the subscription are only counted");
+        assert!(
+            events.try_next().is_none(),
+            "events before the subscription are only counted"
+        );
         for n in 1..=6 {
             hub.push(event(n));
         }
         assert!(hub.congested());
         for n in 1..=6 {
-            assert_eq!(events.try_next(), Some(event(n)), "nothing is lost above the limit");
+            assert_eq!(
+                events.try_next(),
+                Some(event(n)),
+                "nothing is lost above the limit"
+            );
             assert_eq!(hub.congested(), n < 4);
         }
         assert_eq!(wake.0.load(Ordering::Relaxed), 1);
@@ -240,10 +261,11 @@ mod tests {
 
     #[test]
     fn the_end_is_told_after_what_is_left() {
-        let hub = Arc::new(Hub::new(8, Vec::new()));
+        let wake = ShardWaker::new(Arc::new(CountingWake::default()));
+        let hub = Arc::new(Hub::new(8, vec![wake]));
         let mut events = Hub::subscribe(&hub).unwrap();
         hub.push(event(0));
-        hub.close();
+        hub.shard_ended();
         assert!(events.next_timeout(Duration::from_secs(10)).is_some());
         assert!(events.next_timeout(Duration::from_secs(10)).is_none());
     }

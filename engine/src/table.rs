@@ -40,7 +40,13 @@ const NONE: u32 = u32::MAX;
 impl<T> Table<T> {
     /// A table of at most `limit` entries.
     pub(crate) fn new(limit: u32) -> Self {
-        Self { pages: Vec::new(), free: NONE, opened: 0, len: 0, limit: limit.min(NONE - 1) }
+        Self {
+            pages: Vec::new(),
+            free: NONE,
+            opened: 0,
+            len: 0,
+            limit: limit.min(NONE - 1),
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -58,9 +64,15 @@ impl<T> Table<T> {
         }
         if self.free != NONE {
             let generation = self.slot(self.free)?.generation;
-            return Some(Key { slot: self.free, generation });
+            return Some(Key {
+                slot: self.free,
+                generation,
+            });
         }
-        (self.opened < NONE - 1).then_some(Key { slot: self.opened, generation: 0 })
+        (self.opened < NONE - 1).then_some(Key {
+            slot: self.opened,
+            generation: 0,
+        })
     }
 
     /// Adds an entry; `None` when the table is full.
@@ -80,18 +92,20 @@ impl<T> Table<T> {
 
     pub(crate) fn get(&self, key: Key) -> Option<&T> {
         match self.slot(key.slot)? {
-            Slot { generation, entry: Entry::Used(value) } if *generation == key.generation => {
-                Some(value)
-            }
+            Slot {
+                generation,
+                entry: Entry::Used(value),
+            } if *generation == key.generation => Some(value),
             _ => None,
         }
     }
 
     pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         match self.slot_mut(key.slot)? {
-            Slot { generation, entry: Entry::Used(value) } if *generation == key.generation => {
-                Some(value)
-            }
+            Slot {
+                generation,
+                entry: Entry::Used(value),
+            } if *generation == key.generation => Some(value),
             _ => None,
         }
     }
@@ -119,16 +133,27 @@ impl<T> Table<T> {
     /// All entries, in slot order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
         let slots = self.pages.iter().flat_map(|page| page.iter());
-        (0..).zip(slots).filter_map(|(slot, place): (u32, &Slot<T>)| match &place.entry {
-            Entry::Used(value) => Some((Key { slot, generation: place.generation }, value)),
-            Entry::Free(_) => None,
-        })
+        (0..)
+            .zip(slots)
+            .filter_map(|(slot, place): (u32, &Slot<T>)| match &place.entry {
+                Entry::Used(value) => Some((
+                    Key {
+                        slot,
+                        generation: place.generation,
+                    },
+                    value,
+                )),
+                Entry::Free(_) => None,
+            })
     }
 
     /// Puts a new slot at the head of the empty free list.
     fn open(&mut self) {
         if self.opened.is_multiple_of(PAGE) {
-            let empty = || Slot { generation: 0, entry: Entry::Free(NONE) };
+            let empty = || Slot {
+                generation: 0,
+                entry: Entry::Free(NONE),
+            };
             self.pages.push((0..PAGE).map(|_| empty()).collect());
         }
         self.free = self.opened;
@@ -136,11 +161,15 @@ impl<T> Table<T> {
     }
 
     fn slot(&self, slot: u32) -> Option<&Slot<T>> {
-        self.pages.get((slot / PAGE) as usize)?.get((slot % PAGE) as usize)
+        self.pages
+            .get((slot / PAGE) as usize)?
+            .get((slot % PAGE) as usize)
     }
 
     fn slot_mut(&mut self, slot: u32) -> Option<&mut Slot<T>> {
-        self.pages.get_mut((slot / PAGE) as usize)?.get_mut((slot % PAGE) as usize)
+        self.pages
+            .get_mut((slot / PAGE) as usize)?
+            .get_mut((slot % PAGE) as usize)
     }
 }
 
@@ -155,7 +184,10 @@ mod tests {
         let mut table = Table::new(8);
         let key = table.insert('a').unwrap();
         table.slot_mut(key.slot).unwrap().generation = u32::MAX;
-        let last = Key { generation: u32::MAX, ..key };
+        let last = Key {
+            generation: u32::MAX,
+            ..key
+        };
         assert_eq!(table.remove(last), Some('a'));
         assert_ne!(table.insert('b').unwrap().slot, key.slot);
         assert_eq!(table.get(last), None);

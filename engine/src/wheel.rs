@@ -154,7 +154,13 @@ impl<K: Copy> Wheel<K> {
     }
 
     fn unlink(&mut self, index: u32) {
-        let Entry { next, prev, level, slot, .. } = self.entries[index as usize];
+        let Entry {
+            next,
+            prev,
+            level,
+            slot,
+            ..
+        } = self.entries[index as usize];
         if next != NONE {
             self.entries[next as usize].prev = prev;
         }
@@ -175,8 +181,15 @@ impl<K: Copy> Wheel<K> {
             self.free = self.entries[index as usize].next;
             return index;
         }
-        let entry =
-            Entry { key: None, at: 0, next: NONE, prev: NONE, generation: 0, level: 0, slot: 0 };
+        let entry = Entry {
+            key: None,
+            at: 0,
+            next: NONE,
+            prev: NONE,
+            generation: 0,
+            level: 0,
+            slot: 0,
+        };
         self.entries.push(entry);
         u32::try_from(self.entries.len() - 1).expect("limited at insert")
     }
@@ -205,9 +218,13 @@ mod tests {
     #[test]
     fn never_early_and_at_most_a_millisecond_late() {
         let mut wheel = Wheel::new(ms(1000), 8);
-        wheel.insert('a', Instant::from_nanos(1_000_000_001)).unwrap();
+        wheel
+            .insert('a', Instant::from_nanos(1_000_000_001))
+            .unwrap();
         let mut fired = Vec::new();
-        wheel.expire(Instant::from_nanos(1_000_999_999), &mut |key| fired.push(key));
+        wheel.expire(Instant::from_nanos(1_000_999_999), &mut |key| {
+            fired.push(key)
+        });
         assert!(fired.is_empty());
         wheel.expire(ms(1001), &mut |key| fired.push(key));
         assert_eq!(fired, ['a']);

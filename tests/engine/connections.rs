@@ -23,16 +23,25 @@ super::on_both_backends!(
 );
 
 fn two_engines_meet_and_echo(backend: Backend) {
-    let (a, b) = (engine(backend).start().unwrap(), engine(backend).start().unwrap());
+    let (a, b) = (
+        engine(backend).start().unwrap(),
+        engine(backend).start().unwrap(),
+    );
     let addr = local(a.listen(0).unwrap());
     b.join("chat", JoinOptions { announce: false }).unwrap();
     b.add_peer("chat", addr).unwrap();
-    let (inbound, outbound) =
-        (a.accept_timeout(PATIENCE).unwrap(), b.accept_timeout(PATIENCE).unwrap());
+    let (inbound, outbound) = (
+        a.accept_timeout(PATIENCE).unwrap(),
+        b.accept_timeout(PATIENCE).unwrap(),
+    );
     assert_eq!(inbound.info().peer_id.as_ref(), Some(b.id()));
     assert_eq!(outbound.info().peer_id.as_ref(), Some(a.id()));
     assert!(outbound.info().initiator && !inbound.info().initiator);
-    let blob = Bytes::from((0..3_000_000u32).map(|i| i.to_le_bytes()[0]).collect::<Vec<u8>>());
+    let blob = Bytes::from(
+        (0..3_000_000u32)
+            .map(|i| i.to_le_bytes()[0])
+            .collect::<Vec<u8>>(),
+    );
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while let Some(data) = inbound.recv_timeout(PATIENCE).unwrap() {
@@ -48,16 +57,26 @@ fn two_engines_meet_and_echo(backend: Backend) {
         while let Some(data) = outbound.recv_timeout(PATIENCE).unwrap() {
             back.extend_from_slice(&data);
         }
-        assert!(back == blob, "{} bytes came back of {}", back.len(), blob.len());
+        assert!(
+            back == blob,
+            "{} bytes came back of {}",
+            back.len(),
+            blob.len()
+        );
     });
     drop((inbound, outbound));
-    wait_for("both to be empty", || a.stats().connected == 0 && b.stats().connected == 0);
+    wait_for("both to be empty", || {
+        a.stats().connected == 0 && b.stats().connected == 0
+    });
     a.shutdown(PATIENCE);
     b.shutdown(PATIENCE);
 }
 
 fn events_come_in_the_order_of_the_seed(backend: Backend) {
-    let (a, b) = (engine(backend).start().unwrap(), engine(backend).start().unwrap());
+    let (a, b) = (
+        engine(backend).start().unwrap(),
+        engine(backend).start().unwrap(),
+    );
     let addr = local(a.listen(0).unwrap());
     let mut events = b.events().unwrap();
     b.join("chat", JoinOptions { announce: false }).unwrap();
@@ -91,7 +110,10 @@ fn a_split_handshake_with_bytes_behind_it(backend: Backend) {
     peer.stream.write_all(&frame[20..]).unwrap();
     let conn = flock.accept_timeout(PATIENCE).unwrap();
     assert_eq!(conn.info().peer_id, Some(id(7)));
-    assert_eq!(&conn.recv_timeout(PATIENCE).unwrap().unwrap()[..], b"and then");
+    assert_eq!(
+        &conn.recv_timeout(PATIENCE).unwrap().unwrap()[..],
+        b"and then"
+    );
     flock.shutdown(PATIENCE);
 }
 
@@ -101,7 +123,8 @@ fn half_close_delivers_what_follows(backend: Backend) {
     let conn = flock.accept_timeout(PATIENCE).unwrap();
     peer.stream.shutdown(std::net::Shutdown::Write).unwrap();
     assert_eq!(conn.recv_timeout(PATIENCE).unwrap(), None);
-    conn.send_timeout(Bytes::from_static(b"still here"), PATIENCE).unwrap();
+    conn.send_timeout(Bytes::from_static(b"still here"), PATIENCE)
+        .unwrap();
     drop(conn);
     assert_eq!(peer.read_to_end(), b"still here");
     wait_for("no connection", || flock.stats().connected == 0);
@@ -114,7 +137,9 @@ fn a_slow_reader_holds_the_sender_back(backend: Backend) {
     let conn = flock.accept_timeout(PATIENCE).unwrap();
     // Far more than sockets and queues hold: the send must not complete by itself.
     let blob = Bytes::from(vec![5; 64 << 20]);
-    let refused = conn.send_timeout(blob.clone(), Duration::from_millis(300)).unwrap_err();
+    let refused = conn
+        .send_timeout(blob.clone(), Duration::from_millis(300))
+        .unwrap_err();
     assert!(refused.reason.is_none() && refused.unsent.len() > 16 << 20);
     let rest = refused.unsent;
     let reader = std::thread::spawn(move || {
@@ -162,18 +187,24 @@ impl Handler for Touchy {
 fn a_panicking_handler_loses_one_connection(backend: Backend) {
     let panics = Arc::new(AtomicU64::new(0));
     let seen = panics.clone();
-    let flock =
-        engine(backend).shards(1).start_with(move |_| Touchy(seen.clone())).unwrap();
+    let flock = engine(backend)
+        .shards(1)
+        .start_with(move |_| Touchy(seen.clone()))
+        .unwrap();
     let addr = local(flock.listen(0).unwrap());
-    let (mut victim, mut other) =
-        (RawPeer::handshake(addr, &id(1)), RawPeer::handshake(addr, &id(2)));
+    let (mut victim, mut other) = (
+        RawPeer::handshake(addr, &id(1)),
+        RawPeer::handshake(addr, &id(2)),
+    );
     victim.stream.write_all(b"boom").unwrap();
     victim.read_to_end();
     other.stream.write_all(b"fine").unwrap();
     let mut echo = [0; 4];
     other.stream.read_exact(&mut echo).unwrap();
     assert_eq!(&echo, b"fine");
-    wait_for("the panic to be counted", || flock.counters().counters.handler_panics == 1);
+    wait_for("the panic to be counted", || {
+        flock.counters().counters.handler_panics == 1
+    });
     assert_eq!(panics.load(Ordering::Relaxed), 1);
     flock.shutdown(PATIENCE);
 }
@@ -195,10 +226,13 @@ fn a_taken_port_is_refused(backend: Backend) {
     let port = first.listen(0).unwrap().port();
     let second = Flock::builder().backend(backend).shards(2).start().unwrap();
     let error = second.listen(port).unwrap_err();
-    assert!(matches!(
-        &error,
-        flock_engine::FlockError::Io(error) if error.kind() == std::io::ErrorKind::AddrInUse
-    ), "{error}");
+    assert!(
+        matches!(
+            &error,
+            flock_engine::FlockError::Io(error) if error.kind() == std::io::ErrorKind::AddrInUse
+        ),
+        "{error}"
+    );
     first.shutdown(PATIENCE);
     second.shutdown(PATIENCE);
 }

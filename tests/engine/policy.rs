@@ -26,22 +26,40 @@ fn dialling_oneself_is_found_out_and_banned(backend: Backend) {
     flock.join("c", JoinOptions::default()).unwrap();
     flock.add_peer("c", addr).unwrap();
     let banned = next_event(&mut events, "peer-banned", |event| match event {
-        Event::PeerBanned { peer, reason: BanReason::DetectedSelf } => Some(peer.addr),
+        Event::PeerBanned {
+            peer,
+            reason: BanReason::DetectedSelf,
+        } => Some(peer.addr),
         _ => None,
     });
     assert_eq!(banned, addr);
     flock.add_peer("c", addr).unwrap();
     next_event(&mut events, "peer-rejected", |event| {
-        matches!(event, Event::PeerRejected { reason: RejectReason::Banned, .. }).then_some(())
+        matches!(
+            event,
+            Event::PeerRejected {
+                reason: RejectReason::Banned,
+                ..
+            }
+        )
+        .then_some(())
     });
-    wait_for("quiet", || flock.stats().connecting == 0 && flock.stats().connected == 0);
+    wait_for("quiet", || {
+        flock.stats().connecting == 0 && flock.stats().connected == 0
+    });
     flock.shutdown(PATIENCE);
 }
 
 fn two_engines_dialling_each_other_keep_one_connection(backend: Backend) {
     for (low, high) in [(1, 2), (2, 1)] {
-        let a = engine(backend).id(IdChoice::Fixed(id(low))).start().unwrap();
-        let b = engine(backend).id(IdChoice::Fixed(id(high))).start().unwrap();
+        let a = engine(backend)
+            .id(IdChoice::Fixed(id(low)))
+            .start()
+            .unwrap();
+        let b = engine(backend)
+            .id(IdChoice::Fixed(id(high)))
+            .start()
+            .unwrap();
         let (at_a, at_b) = (local(a.listen(0).unwrap()), local(b.listen(0).unwrap()));
         let mut events = a.events().unwrap();
         for flock in [&a, &b] {
@@ -53,7 +71,9 @@ fn two_engines_dialling_each_other_keep_one_connection(backend: Backend) {
             matches!(event, Event::Connection(_)).then_some(())
         });
         wait_for("one connection each", || {
-            [&a, &b].iter().all(|flock| flock.stats().connected == 1 && flock.stats().connecting == 0)
+            [&a, &b]
+                .iter()
+                .all(|flock| flock.stats().connected == 1 && flock.stats().connecting == 0)
         });
         a.shutdown(PATIENCE);
         b.shutdown(PATIENCE);
@@ -70,8 +90,14 @@ fn the_limit_holds_inbound(backend: Backend) {
     let mut third = RawPeer::connect(addr);
     third.read_to_end();
     next_event(&mut events, "connection-refused", |event| {
-        matches!(event, Event::ConnectionRefused { reason: RefuseReason::TooManyConnections, .. })
-            .then_some(())
+        matches!(
+            event,
+            Event::ConnectionRefused {
+                reason: RefuseReason::TooManyConnections,
+                ..
+            }
+        )
+        .then_some(())
     });
     drop(first);
     wait_for("room", || flock.stats().connected == 1);
@@ -81,11 +107,15 @@ fn the_limit_holds_inbound(backend: Backend) {
 }
 
 fn the_limit_holds_outbound_and_refills(backend: Backend) {
-    let servers: Vec<_> = (0..6).map(|_| engine(backend).shards(1).start().unwrap()).collect();
+    let servers: Vec<_> = (0..6)
+        .map(|_| engine(backend).shards(1).start().unwrap())
+        .collect();
     let flock = engine(backend).max_connections(2).start().unwrap();
     flock.join("c", JoinOptions { announce: false }).unwrap();
     for server in &servers {
-        flock.add_peer("c", local(server.listen(0).unwrap())).unwrap();
+        flock
+            .add_peer("c", local(server.listen(0).unwrap()))
+            .unwrap();
     }
     wait_for("two connected, four queued", || {
         let stats = flock.stats();
@@ -93,7 +123,10 @@ fn the_limit_holds_outbound_and_refills(backend: Backend) {
         stats.connected == 2 && stats.queued == 4
     });
     for _ in 0..2 {
-        let busy = servers.iter().find(|server| server.stats().connected == 1).unwrap();
+        let busy = servers
+            .iter()
+            .find(|server| server.stats().connected == 1)
+            .unwrap();
         busy.shutdown(PATIENCE);
         wait_for("a refill", || flock.stats().connected == 2);
     }
@@ -104,20 +137,35 @@ fn the_limit_holds_outbound_and_refills(backend: Backend) {
 }
 
 fn a_whitelist_works_in_both_directions(backend: Backend) {
-    let flock =
-        engine(backend).whitelist(vec!["127.0.0.7/32".parse().unwrap()]).start().unwrap();
+    let flock = engine(backend)
+        .whitelist(vec!["127.0.0.7/32".parse().unwrap()])
+        .start()
+        .unwrap();
     let addr = local(flock.listen(0).unwrap());
     let mut events = flock.events().unwrap();
     let mut peer = RawPeer::connect(addr);
     assert_eq!(peer.read_to_end(), b"");
     next_event(&mut events, "connection-refused", |event| {
-        matches!(event, Event::ConnectionRefused { reason: RefuseReason::Whitelist, .. })
-            .then_some(())
+        matches!(
+            event,
+            Event::ConnectionRefused {
+                reason: RefuseReason::Whitelist,
+                ..
+            }
+        )
+        .then_some(())
     });
     flock.join("c", JoinOptions::default()).unwrap();
     flock.add_peer("c", "127.0.0.8:9".parse().unwrap()).unwrap();
     next_event(&mut events, "peer-rejected", |event| {
-        matches!(event, Event::PeerRejected { reason: RejectReason::Whitelist, .. }).then_some(())
+        matches!(
+            event,
+            Event::PeerRejected {
+                reason: RejectReason::Whitelist,
+                ..
+            }
+        )
+        .then_some(())
     });
     flock.shutdown(PATIENCE);
 }
@@ -133,7 +181,10 @@ fn garbage_is_no_handshake(backend: Backend) {
         peer.stream.write_all(bytes).unwrap();
         peer.read_to_end();
         next_event(&mut events, "connection-closed", |event| match event {
-            Event::ConnectionClosed { reason: CloseReason::Handshake(_), .. } => Some(()),
+            Event::ConnectionClosed {
+                reason: CloseReason::Handshake(_),
+                ..
+            } => Some(()),
             _ => None,
         });
     }
@@ -144,8 +195,10 @@ fn garbage_is_no_handshake(backend: Backend) {
 }
 
 fn silence_times_out(backend: Backend) {
-    let flock =
-        engine(backend).handshake_timeout(Duration::from_millis(200)).start().unwrap();
+    let flock = engine(backend)
+        .handshake_timeout(Duration::from_millis(200))
+        .start()
+        .unwrap();
     let addr = local(flock.listen(0).unwrap());
     let mut events = flock.events().unwrap();
     let mut peer = RawPeer::connect(addr);
@@ -153,7 +206,10 @@ fn silence_times_out(backend: Backend) {
     let names: Vec<_> = (0..3)
         .map(|_| next_event(&mut events, "an event", |event| Some(event.name())))
         .collect();
-    assert_eq!(names, ["handshaking", "handshake-timeout", "connection-closed"]);
+    assert_eq!(
+        names,
+        ["handshaking", "handshake-timeout", "connection-closed"]
+    );
     flock.shutdown(PATIENCE);
 }
 
@@ -162,7 +218,10 @@ fn a_dead_address_is_retried_and_dropped(backend: Backend) {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         socket.local_addr().unwrap()
     };
-    let flock = engine(backend).retry([Duration::from_millis(20); 4]).start().unwrap();
+    let flock = engine(backend)
+        .retry([Duration::from_millis(20); 4])
+        .start()
+        .unwrap();
     let mut events = flock.events().unwrap();
     flock.join("c", JoinOptions { announce: false }).unwrap();
     flock.add_peer("c", dead).unwrap();

@@ -2,7 +2,7 @@ use super::flock::Flock;
 use super::start::start;
 use super::streams::{Exchange, StreamMessage, Streams};
 use crate::api::Handler;
-use crate::io::{Backend, Driver, DriverConfig};
+use crate::io::{Backend, Driver, DriverConfig, Unavailable};
 use crate::names::PeerId;
 use crate::shard::Shard;
 use flock_tcp::{ListenOptions, SendLimits, StreamOptions};
@@ -31,6 +31,8 @@ pub enum IdChoice {
 pub enum FlockError {
     /// An option makes no sense; the text says which and why.
     Option(String),
+    /// io_uring was asked for, and does not work here.
+    Backend(Unavailable),
     /// The operating system refused.
     Io(io::Error),
     /// A shard's mailbox is full: the caller is faster than the engine.
@@ -43,6 +45,7 @@ impl fmt::Display for FlockError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Option(why) => f.write_str(why),
+            Self::Backend(why) => why.fmt(f),
             Self::Io(error) => error.fmt(f),
             Self::Busy => f.write_str("the engine's mailbox is full"),
             Self::ShutDown => f.write_str("the engine was shut down"),
@@ -206,9 +209,13 @@ impl Builder {
     pub fn start(self) -> Result<Flock, FlockError> {
         let exchange = Exchange::new(self.recv_limit);
         let handlers = exchange.clone();
-        let flock = start(self, move |_| Streams::new(handlers.clone()), |senders| {
-            exchange.wire(senders.to_vec());
-        })?;
+        let flock = start(
+            self,
+            move |_| Streams::new(handlers.clone()),
+            |senders| {
+                exchange.wire(senders.to_vec());
+            },
+        )?;
         Ok(flock.with_exchange(exchange))
     }
 
@@ -244,11 +251,13 @@ impl Builder {
         if self.shards == Some(0) {
             return wrong("shards: at least one is needed");
         }
-        if self.shards.is_some_and(|shards| shards > usize::from(u16::MAX)) {
+        if self
+            .shards
+            .is_some_and(|shards| shards > usize::from(u16::MAX))
+        {
             return wrong("shards: at most 65,535");
         }
-        if self.connections == 0 || self.candidates == 0 || self.half_open == 0 || self.dials == 0
-        {
+        if self.connections == 0 || self.candidates == 0 || self.half_open == 0 || self.dials == 0 {
             return wrong("connections, candidates, half_open and dials must be at least 1");
         }
         if self.connect_timeout.is_zero() || self.handshake_timeout.is_zero() {
@@ -269,7 +278,8 @@ impl Builder {
     }
 
     pub(crate) fn rng(&self) -> StdRng {
-        self.seed.map_or_else(StdRng::from_os_rng, StdRng::seed_from_u64)
+        self.seed
+            .map_or_else(StdRng::from_os_rng, StdRng::seed_from_u64)
     }
 }
 

@@ -67,6 +67,12 @@ impl Connection {
         Self { stream }
     }
 
+    /// Now with the application.
+    pub(crate) fn taken(self) -> Self {
+        self.stream.take();
+        self
+    }
+
     /// What is known about the connection and its peer.
     #[must_use]
     pub fn info(&self) -> &ConnectionInfo {
@@ -100,7 +106,10 @@ impl Connection {
                 Write::Full => Poll::Pending,
             });
             if let Err(reason) = written.await {
-                return Err(SendError { unsent: data, reason: Some(reason) });
+                return Err(SendError {
+                    unsent: data,
+                    reason: Some(reason),
+                });
             }
             data = data.slice(piece.len()..);
         }
@@ -111,11 +120,7 @@ impl Connection {
     ///
     /// # Errors
     /// As [`send`](Self::send), or time ran out.
-    pub fn send_timeout(
-        &self,
-        data: impl Into<Bytes>,
-        timeout: Duration,
-    ) -> Result<(), SendError> {
+    pub fn send_timeout(&self, data: impl Into<Bytes>, timeout: Duration) -> Result<(), SendError> {
         let deadline = Instant::now() + timeout;
         let mut data = data.into();
         while !data.is_empty() {
@@ -123,14 +128,19 @@ impl Connection {
             match self.stream.write(&piece, None) {
                 Write::Taken => data = data.slice(piece.len()..),
                 Write::Closed(reason) => {
-                    return Err(SendError { unsent: data, reason: Some(reason) });
+                    return Err(SendError {
+                        unsent: data,
+                        reason: Some(reason),
+                    });
                 }
                 Write::Full => {
-                    let ready = |state: &super::streams::State| {
-                        state.writable() || state.closed.is_some()
-                    };
+                    let ready =
+                        |state: &super::streams::State| state.writable() || state.closed.is_some();
                     if !self.stream.wait(deadline, ready) {
-                        return Err(SendError { unsent: data, reason: None });
+                        return Err(SendError {
+                            unsent: data,
+                            reason: None,
+                        });
                     }
                 }
             }
@@ -204,6 +214,8 @@ impl Drop for Connection {
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("info", self.info()).finish_non_exhaustive()
+        f.debug_struct("Connection")
+            .field("info", self.info())
+            .finish_non_exhaustive()
     }
 }

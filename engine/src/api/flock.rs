@@ -98,13 +98,18 @@ impl Flock {
     /// Connections that closed before they were accepted, and were forgotten.
     #[must_use]
     pub fn accepts_missed(&self) -> u64 {
-        self.inner.exchange.as_ref().map_or(0, |exchange| exchange.missed())
+        self.inner
+            .exchange
+            .as_ref()
+            .map_or(0, |exchange| exchange.missed())
     }
 }
 
 impl<M: Send + 'static> Flock<M> {
     pub(super) fn new(inner: Inner<M>) -> Self {
-        Self { inner: Arc::new(inner) }
+        Self {
+            inner: Arc::new(inner),
+        }
     }
 
     /// Listens on `port` for IPv4 and IPv6, 0 for any, and returns the address bound. Blocks
@@ -128,7 +133,11 @@ impl<M: Send + 'static> Flock<M> {
     /// # Errors
     /// As [`listen`](Self::listen).
     pub fn listen_at(&self, addr: SocketAddr) -> Result<SocketAddr, FlockError> {
-        let mut bound = self.inner.bound.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bound = self
+            .inner
+            .bound
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let mut at = addr;
         for (shard, sender) in self.inner.senders.iter().enumerate() {
             let options = ListenOptions {
@@ -137,7 +146,14 @@ impl<M: Send + 'static> Flock<M> {
                 ..self.inner.listen
             };
             let (reply, answer) = sync_channel(1);
-            post(sender, Command::Listen { addr: at, options, reply })?;
+            post(
+                sender,
+                Command::Listen {
+                    addr: at,
+                    options,
+                    reply,
+                },
+            )?;
             let listened = answer.recv().map_err(|_| FlockError::ShutDown)?;
             match listened {
                 Ok(here) => at = here,
@@ -158,7 +174,11 @@ impl<M: Send + 'static> Flock<M> {
     /// The addresses listened on.
     #[must_use]
     pub fn listening(&self) -> Vec<SocketAddr> {
-        self.inner.bound.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.inner
+            .bound
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Joins a channel: a name, hash or id. Listens on any port if nobody did yet. Joining twice
@@ -177,8 +197,14 @@ impl<M: Send + 'static> Flock<M> {
             self.listen(0)?;
         }
         let announce = options.announce;
-        self.tell_all(|| Command::Join { channel: key.clone(), announce })?;
-        Ok(Channel { flock: self.clone(), key })
+        self.tell_all(|| Command::Join {
+            channel: key.clone(),
+            announce,
+        })?;
+        Ok(Channel {
+            flock: self.clone(),
+            key,
+        })
     }
 
     /// Leaves a channel: its candidates are not dialled for it any more. Live connections stay.
@@ -188,7 +214,9 @@ impl<M: Send + 'static> Flock<M> {
     /// The engine is busy or was shut down.
     pub fn leave(&self, key: impl Into<ChannelKey>) -> Result<(), FlockError> {
         let key = key.into();
-        self.tell_all(|| Command::Leave { channel: key.clone() })
+        self.tell_all(|| Command::Leave {
+            channel: key.clone(),
+        })
     }
 
     /// Tells the engine of a peer of `channel`; it is dialled as soon as the limits allow.
@@ -203,7 +231,10 @@ impl<M: Send + 'static> Flock<M> {
         let addr = canonical(addr);
         let shard = usize::from(self.inner.homes.of_addr(addr));
         let channel = channel.into();
-        post(&self.inner.senders[shard], Command::AddPeer { channel, addr })
+        post(
+            &self.inner.senders[shard],
+            Command::AddPeer { channel, addr },
+        )
     }
 
     /// Bans an address, a network or a peer id, for good or for a while. Live connections to it
@@ -217,7 +248,11 @@ impl<M: Send + 'static> Flock<M> {
         expires_after: Option<Duration>,
     ) -> Result<(), FlockError> {
         let target = target.into();
-        self.tell_all(|| Command::Ban { target: target.clone(), channel: None, expires_after })
+        self.tell_all(|| Command::Ban {
+            target: target.clone(),
+            channel: None,
+            expires_after,
+        })
     }
 
     /// The seed's `removePeer`: bans the address for good, on behalf of a channel.
@@ -243,7 +278,9 @@ impl<M: Send + 'static> Flock<M> {
     /// The engine is busy or was shut down.
     pub fn unban(&self, target: impl Into<BanTarget>) -> Result<(), FlockError> {
         let target = target.into();
-        self.tell_all(|| Command::Unban { target: target.clone() })
+        self.tell_all(|| Command::Unban {
+            target: target.clone(),
+        })
     }
 
     /// Peers being connected to, waiting to be dialled, and connected.
@@ -266,6 +303,12 @@ impl<M: Send + 'static> Flock<M> {
     pub fn events(&self) -> Result<Events, FlockError> {
         Hub::subscribe(&self.inner.hub)
             .ok_or_else(|| FlockError::Option("events: somebody subscribed already".to_owned()))
+    }
+
+    /// Events since the start, whether or not anybody read them.
+    #[must_use]
+    pub fn events_emitted(&self) -> u64 {
+        self.inner.hub.emitted()
     }
 
     /// All admitted connections. Blocks until every shard has answered.
@@ -332,7 +375,11 @@ impl<M: Send + 'static> Flock<M> {
     /// the hard way. Blocks until all shards have ended, whether or not events are read.
     pub fn shutdown(&self, within: Duration) {
         self.begin_shutdown(within);
-        let mut threads = self.inner.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut threads = self
+            .inner
+            .threads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         for thread in threads.drain(..) {
             // A shard's panic was reported by its thread.
             let _ = thread.join();
@@ -352,7 +399,10 @@ impl<M: Send + 'static> Flock<M> {
     }
 
     fn tell_all(&self, command: impl Fn() -> Command) -> Result<(), FlockError> {
-        self.inner.senders.iter().try_for_each(|sender| post(sender, command()))
+        self.inner
+            .senders
+            .iter()
+            .try_for_each(|sender| post(sender, command()))
     }
 }
 
@@ -380,7 +430,9 @@ impl<M: Send + 'static> Drop for Inner<M> {
 
 impl<M: Send + 'static> Clone for Flock<M> {
     fn clone(&self) -> Self {
-        Self { inner: self.inner.clone() }
+        Self {
+            inner: self.inner.clone(),
+        }
     }
 }
 

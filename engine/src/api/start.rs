@@ -4,9 +4,8 @@ use super::builder::{Builder, FlockError};
 use super::flock::{Flock, Inner};
 use crate::api::Handler;
 use crate::hub::Hub;
-use crate::io::poll::PollDriver;
-use crate::io::uring::UringDriver;
-use crate::io::{Backend, Clock, Driver, Selected, Waker, select};
+
+use crate::io::{Backend, Clock, Driver, PollDriver, Selected, UringDriver, Waker, select};
 use crate::shard::mailbox::{Mailbox, Sender};
 use crate::shard::{Board, Mail, Shard, ShardSetup, Step, Wiring};
 use crate::swarm::{Homes, SharedCounts};
@@ -31,7 +30,7 @@ pub(super) fn start<H: Handler>(
     wired: impl FnOnce(&[Sender<Mail<H::Msg>>]),
 ) -> Result<Flock<H::Msg>, FlockError> {
     options.check()?;
-    let selected = select(options.backend)?;
+    let selected = select(options.backend).map_err(FlockError::Backend)?;
     let shards = match options.shards {
         Some(shards) => shards,
         None => std::thread::available_parallelism()?.get(),
@@ -43,7 +42,7 @@ pub(super) fn start<H: Handler>(
         let cpu = options.cpus.get(shard % options.cpus.len().max(1)).copied();
         let make = handler.clone();
         let config = options.driver;
-        starting.push(match selected.backend() {
+        starting.push(match selected.backend {
             Backend::Poll => spawn(shard, cpu, make, move || PollDriver::new(&config, clock))?,
             _ => spawn(shard, cpu, make, move || UringDriver::new(&config, clock))?,
         });
@@ -114,7 +113,10 @@ fn wire<M: Send + 'static>(
         homes: Homes::new(hash_seed, count),
         id,
         selected,
-        listen: flock_tcp::ListenOptions { stream: options.stream, ..options.listen },
+        listen: flock_tcp::ListenOptions {
+            stream: options.stream,
+            ..options.listen
+        },
         threads: Mutex::default(),
         bound: Mutex::default(),
         exchange: None,
@@ -159,7 +161,11 @@ fn spawn<D: Driver, H: Handler>(
         let mut running = setup.build(driver, handler(shard));
         while running.step() == Step::Running {}
     })?;
-    Ok(Starting { thread, waker, setup })
+    Ok(Starting {
+        thread,
+        waker,
+        setup,
+    })
 }
 
 /// Pins this thread to `cpu`, which must be one it may run on anyway.
@@ -175,5 +181,7 @@ fn pin(cpu: usize) -> io::Result<()> {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -82,7 +82,7 @@ impl Exchange {
     pub(crate) fn poll(&self, waker: Option<&Waker>) -> Result<Option<Connection>, Over> {
         let mut backlog = self.lock();
         match backlog.waiting.pop_front() {
-            Some(connection) => Ok(Some(connection)),
+            Some(connection) => Ok(Some(connection.taken())),
             None if backlog.over => Err(Over),
             None => {
                 if let Some(waker) = waker {
@@ -98,7 +98,7 @@ impl Exchange {
         let mut backlog = self.lock();
         loop {
             if let Some(connection) = backlog.waiting.pop_front() {
-                return Some(connection);
+                return Some(connection.taken());
             }
             let left = deadline.saturating_duration_since(std::time::Instant::now());
             if left.is_zero() || backlog.over {
@@ -126,7 +126,10 @@ impl Exchange {
     }
 
     fn mail(&self, shard: usize, mail: Mail<StreamMessage>) -> bool {
-        self.senders.get().and_then(|all| all.get(shard)).is_some_and(|to| to.send(mail).is_ok())
+        self.senders
+            .get()
+            .and_then(|all| all.get(shard))
+            .is_some_and(|to| to.send(mail).is_ok())
     }
 }
 
@@ -153,6 +156,8 @@ pub(crate) struct State {
     blocked: bool,
     /// Bytes mailed to the shard and not yet in its send queue.
     in_mail: usize,
+    /// Whether the application has accepted the connection.
+    taken: bool,
     end_sent: bool,
     close_sent: bool,
     abort_sent: bool,
@@ -210,8 +215,14 @@ impl Stream {
             return Write::Closed(reason);
         }
         if !state.blocked && state.in_mail < MAIL_LIMIT {
-            let message = StreamMessage { stream: self.clone(), data: data.clone() };
-            if self.exchange.mail(self.info.conn.shard(), Mail::User(message)) {
+            let message = StreamMessage {
+                stream: self.clone(),
+                data: data.clone(),
+            };
+            if self
+                .exchange
+                .mail(self.info.conn.shard(), Mail::User(message))
+            {
                 state.in_mail += data.len();
                 return Write::Taken;
             }
@@ -249,6 +260,10 @@ impl Stream {
         self.lock().closed
     }
 
+    pub(crate) fn take(&self) {
+        self.lock().taken = true;
+    }
+
     /// Half-closes, once.
     pub(crate) fn end(&self) {
         if !std::mem::replace(&mut self.lock().end_sent, true) {
@@ -259,9 +274,17 @@ impl Stream {
     /// Closes, once; a reset still follows a graceful close.
     pub(crate) fn close(&self, abort: bool) {
         let mut state = self.lock();
-        let sent = if abort { &mut state.abort_sent } else { &mut state.close_sent };
+        let sent = if abort {
+            &mut state.abort_sent
+        } else {
+            &mut state.close_sent
+        };
         if !std::mem::replace(sent, true) && state.closed.is_none() {
-            self.command(if abort { ConnCommand::Abort } else { ConnCommand::Close });
+            self.command(if abort {
+                ConnCommand::Abort
+            } else {
+                ConnCommand::Close
+            });
         }
     }
 
@@ -270,7 +293,12 @@ impl Stream {
     fn command(&self, what: ConnCommand) {
         let conn = self.info.conn;
         let mail = Mail::Command(crate::shard::Command::Conn { conn, what });
-        if let Some(to) = self.exchange.senders.get().and_then(|all| all.get(conn.shard())) {
+        if let Some(to) = self
+            .exchange
+            .senders
+            .get()
+            .and_then(|all| all.get(conn.shard()))
+        {
             to.send_protocol(mail);
         }
     }
@@ -343,8 +371,16 @@ impl Handler for Streams {
         }
     }
 
-    fn on_end(&mut self, _: &mut ConnCx<'_>, stream: &mut Self::Conn) {
-        stream.0.change(|state| state.ended = true);
+    fn on_end(&mut self, cx: &mut ConnCx<'_>, stream: &mut Self::Conn) {
+        let mut taken = false;
+        stream.0.change(|state| {
+            state.ended = true;
+            taken = state.taken;
+        });
+        // Nobody has accepted it, and the peer is leaving: what it sent can still be read.
+        if !taken {
+            cx.close();
+        }
     }
 
     fn on_writable(&mut self, _: &mut ConnCx<'_>, stream: &mut Self::Conn) {

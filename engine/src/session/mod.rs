@@ -52,7 +52,9 @@ impl Handshake {
     pub(crate) fn feed(&mut self, input: &[u8]) -> Progress {
         let mut used = 0;
         while !self.complete {
-            let Some(&byte) = input.get(used) else { return Progress::More };
+            let Some(&byte) = input.get(used) else {
+                return Progress::More;
+            };
             used += 1;
             if let Err(error) = self.prefix_byte(byte) {
                 return Progress::Reject(error);
@@ -65,7 +67,10 @@ impl Handshake {
             return Progress::More;
         }
         let peer_id = PeerId::new(&self.id).expect("the length was checked");
-        Progress::Done { peer_id, consumed: used + take }
+        Progress::Done {
+            peer_id,
+            consumed: used + take,
+        }
     }
 
     fn prefix_byte(&mut self, byte: u8) -> Result<(), HandshakeError> {
@@ -75,13 +80,24 @@ impl Handshake {
         let limit = u32::try_from(PeerId::MAX).expect("a small constant");
         if length > u64::from(limit) {
             // What follows could only make it longer, so this is the least that was announced.
-            return Err(HandshakeError::IdTooLong { announced: length, limit });
+            return Err(HandshakeError::IdTooLong {
+                announced: length,
+                limit,
+            });
         }
         self.length = u32::try_from(length).expect("within the limit");
         if byte & 0x80 == 0 {
             self.complete = true;
-            return if self.length == 0 { Err(HandshakeError::EmptyId) } else { Ok(()) };
+            return if self.length == 0 {
+                Err(HandshakeError::EmptyId)
+            } else {
+                Ok(())
+            };
         }
-        if self.prefix == PREFIX_MAX { Err(HandshakeError::LengthTooLong) } else { Ok(()) }
+        if self.prefix == PREFIX_MAX {
+            Err(HandshakeError::LengthTooLong)
+        } else {
+            Ok(())
+        }
     }
 }

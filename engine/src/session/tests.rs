@@ -10,7 +10,13 @@ fn feed_in_pieces(input: &[u8], mut cuts: Vec<usize>) -> (Progress, usize) {
         match handshake.feed(piece) {
             Progress::More => from = cut,
             Progress::Done { peer_id, consumed } => {
-                return (Progress::Done { peer_id, consumed: from + consumed }, from + consumed);
+                return (
+                    Progress::Done {
+                        peer_id,
+                        consumed: from + consumed,
+                    },
+                    from + consumed,
+                );
             }
             rejected => return (rejected, from),
         }
@@ -29,7 +35,13 @@ fn prefixes_that_are_not_minimal_are_taken() {
     let mut handshake = Handshake::default();
     let done = handshake.feed(&[0x84, 0x00, 1, 2, 3, 4, 5]);
     let peer_id = PeerId::new(&[1, 2, 3, 4]).unwrap();
-    assert_eq!(done, Progress::Done { peer_id, consumed: 6 });
+    assert_eq!(
+        done,
+        Progress::Done {
+            peer_id,
+            consumed: 6
+        }
+    );
 }
 
 #[test]
@@ -39,17 +51,27 @@ fn what_is_no_handshake_is_rejected_at_its_first_wrong_byte() {
     assert_eq!(reject(&[0]), Progress::Reject(HandshakeError::EmptyId));
     assert_eq!(
         reject(&[0x80, 0x80, 0x80, 0x80, 0x08]),
-        Progress::Reject(HandshakeError::IdTooLong { announced: 1 << 31, limit })
+        Progress::Reject(HandshakeError::IdTooLong {
+            announced: 1 << 31,
+            limit
+        })
     );
     assert_eq!(
         reject(&[0x81, 0x08]),
-        Progress::Reject(HandshakeError::IdTooLong { announced: 1025, limit })
+        Progress::Reject(HandshakeError::IdTooLong {
+            announced: 1025,
+            limit
+        })
     );
     assert_eq!(
         reject(&[0x80, 0x80, 0x80, 0x80, 0x80]),
         Progress::Reject(HandshakeError::LengthTooLong)
     );
-    assert_eq!(reject(&[0x80, 0x08]), Progress::More, "1,024 bytes are allowed");
+    assert_eq!(
+        reject(&[0x80, 0x08]),
+        Progress::More,
+        "1,024 bytes are allowed"
+    );
 }
 
 proptest! {

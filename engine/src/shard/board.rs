@@ -23,6 +23,12 @@ pub struct ShardCounters {
     pub sends_overflowed: u64,
     /// Requests for connections that had gone.
     pub stale_commands: u64,
+    /// Requests of the API that the mailbox had no room for.
+    pub mail_refused: u64,
+    /// Bans that the table had no room for.
+    pub bans_refused: u64,
+    /// Timers that the wheel had no room for.
+    pub timers_refused: u64,
     /// Times the driver could not go on.
     pub driver_failures: u64,
     /// Operations whose memory was leaked at the end because the kernel still held it.
@@ -40,6 +46,9 @@ impl ShardCounters {
         self.messages_sent += other.messages_sent;
         self.sends_overflowed += other.sends_overflowed;
         self.stale_commands += other.stale_commands;
+        self.mail_refused += other.mail_refused;
+        self.bans_refused += other.bans_refused;
+        self.timers_refused += other.timers_refused;
         self.driver_failures += other.driver_failures;
         self.operations_leaked += other.operations_leaked;
     }
@@ -62,11 +71,15 @@ pub(crate) struct Board {
 
 impl Board {
     pub(crate) fn new(shards: usize) -> Self {
-        Self { shards: (0..shards).map(|_| Mutex::default()).collect() }
+        Self {
+            shards: (0..shards).map(|_| Mutex::default()).collect(),
+        }
     }
 
     pub(crate) fn publish(&self, shard: usize, peers: swarm::Stats, counters: ShardCounters) {
-        let mut place = self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut place = self.shards[shard]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         *place = ShardStats { peers, counters };
     }
 

@@ -26,16 +26,41 @@ pub(crate) type Reply<T> = SyncSender<T>;
 
 /// A request of the API.
 pub(crate) enum Command {
-    Listen { addr: SocketAddr, options: ListenOptions, reply: Reply<io::Result<SocketAddr>> },
+    Listen {
+        addr: SocketAddr,
+        options: ListenOptions,
+        reply: Reply<io::Result<SocketAddr>>,
+    },
     Unlisten,
-    Join { channel: ChannelKey, announce: bool },
-    Leave { channel: ChannelKey },
-    AddPeer { channel: ChannelKey, addr: SocketAddr },
-    Ban { target: BanTarget, channel: Option<ChannelKey>, expires_after: Option<Duration> },
-    Unban { target: BanTarget },
-    Conn { conn: ConnId, what: ConnCommand },
-    Connections { reply: Reply<Vec<ConnectionInfo>> },
-    Shutdown { within: Duration },
+    Join {
+        channel: ChannelKey,
+        announce: bool,
+    },
+    Leave {
+        channel: ChannelKey,
+    },
+    AddPeer {
+        channel: ChannelKey,
+        addr: SocketAddr,
+    },
+    Ban {
+        target: BanTarget,
+        channel: Option<ChannelKey>,
+        expires_after: Option<Duration>,
+    },
+    Unban {
+        target: BanTarget,
+    },
+    Conn {
+        conn: ConnId,
+        what: ConnCommand,
+    },
+    Connections {
+        reply: Reply<Vec<ConnectionInfo>>,
+    },
+    Shutdown {
+        within: Duration,
+    },
 }
 
 /// A request that concerns one connection; ignored when that has gone.
@@ -44,6 +69,5 @@ pub(crate) enum ConnCommand {
     End,
     Close,
     Abort,
-    Pause,
     Resume,
 }

@@ -37,7 +37,10 @@ impl ConnCx<'_> {
     /// Bytes queued and not yet taken by the kernel.
     #[must_use]
     pub fn queued(&self) -> usize {
-        self.links.table.get(self.key).map_or(0, |link| link.tcp.queued())
+        self.links
+            .table
+            .get(self.key)
+            .map_or(0, |link| link.tcp.queued())
     }
 
     /// Queues `data` by reference; it is freed when the kernel has taken it. Above the
@@ -100,7 +103,11 @@ impl ConnCx<'_> {
 
     /// Forgets the timer.
     pub fn clear_timer(&mut self) {
-        let timer = self.links.table.get_mut(self.key).and_then(|link| link.user_timer.take());
+        let timer = self
+            .links
+            .table
+            .get_mut(self.key)
+            .and_then(|link| link.user_timer.take());
         if let Some(timer) = timer {
             self.links.wheel.cancel(timer);
         }
@@ -151,14 +158,18 @@ impl ShardCx<'_> {
             .filter(|(_, link)| matches!(link.phase, Phase::Open))
             .map(|(key, _)| key)
             .collect();
-        keys.into_iter().filter(|key| self.links.send(*key, data.clone()).is_ok()).count()
+        keys.into_iter()
+            .filter(|key| self.links.send(*key, data.clone()).is_ok())
+            .count()
     }
 
     /// The context of one connection of this shard, if it is there and open.
     pub fn conn(&mut self, conn: ConnId) -> Option<ConnCx<'_>> {
         let key = Links::key(conn);
         let link = self.links.table.get(key)?;
-        (conn.shard == self.links.shard && matches!(link.phase, Phase::Open))
-            .then_some(ConnCx { links: self.links, key })
+        (conn.shard == self.links.shard && matches!(link.phase, Phase::Open)).then_some(ConnCx {
+            links: self.links,
+            key,
+        })
     }
 }

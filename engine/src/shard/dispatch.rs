@@ -51,7 +51,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             return discard(&mut self.driver, socket);
         }
         let phase = Phase::Handshaking(Handshake::default());
-        let key = self.links.insert(socket, addr, phase, None).expect("the table has room");
+        let key = self
+            .links
+            .insert(socket, addr, phase, None)
+            .expect("the table has room");
         self.driver.assign(socket, link_token(key));
         let conn = self.links.conn_id(key);
         self.swarm.inbound_started(conn, addr, Transport::Tcp);
@@ -60,11 +63,19 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     }
 
     pub(super) fn dial(&mut self, now: Instant, candidate: CandidateId, addr: SocketAddr) {
-        let options = ConnectOptions { stream: self.stream, source: None };
+        let options = ConnectOptions {
+            stream: self.stream,
+            source: None,
+        };
         let started = self.links.table.vacant_key().and_then(|key| {
-            let connect = Op::Connect { to: addr, options, token: link_token(key) };
+            let connect = Op::Connect {
+                to: addr,
+                options,
+                token: link_token(key),
+            };
             let op = self.driver.submit(connect).ok()?;
-            self.links.insert(op.socket, addr, Phase::Dialling, Some(candidate))
+            self.links
+                .insert(op.socket, addr, Phase::Dialling, Some(candidate))
         });
         match started {
             Some(key) => {
@@ -78,7 +89,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     }
 
     pub(super) fn abort_dial(&mut self, candidate: CandidateId) {
-        let Some(link) = self.dials.remove(&candidate).and_then(|key| self.links.remove(key))
+        let Some(link) = self
+            .dials
+            .remove(&candidate)
+            .and_then(|key| self.links.remove(key))
         else {
             return;
         };
@@ -91,12 +105,15 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             let sent = link.tcp.send(self.frame.clone());
             debug_assert!(sent.is_ok(), "the handshake fits an empty queue");
         }
-        self.links.set_stage_timer(Timer::Handshake(key), self.handshake_timeout);
+        self.links
+            .set_stage_timer(Timer::Handshake(key), self.handshake_timeout);
         self.links.touch(key);
     }
 
     fn on_link(&mut self, now: Instant, key: Key, outcome: Outcome) {
-        let Some(link) = self.links.table.get_mut(key) else { return };
+        let Some(link) = self.links.table.get_mut(key) else {
+            return;
+        };
         let event = match outcome {
             Outcome::Connected => return self.connected(now, key),
             Outcome::ConnectFailed(errno) => return self.connect_failed(now, key, errno),
@@ -125,8 +142,12 @@ impl<D: Driver, H: Handler> Shard<D, H> {
 
     fn connected(&mut self, now: Instant, key: Key) {
         let conn = self.links.conn_id(key);
-        let Some(link) = self.links.table.get_mut(key) else { return };
-        let Some(candidate) = link.candidate.take() else { return };
+        let Some(link) = self.links.table.get_mut(key) else {
+            return;
+        };
+        let Some(candidate) = link.candidate.take() else {
+            return;
+        };
         link.phase = Phase::Handshaking(Handshake::default());
         self.dials.remove(&candidate);
         self.swarm.dial_established(now, candidate, conn);
@@ -139,7 +160,8 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             return;
         };
         self.dials.remove(&candidate);
-        self.swarm.dial_failed(now, candidate, errno.kind() == ErrorKind::TimedOut);
+        self.swarm
+            .dial_failed(now, candidate, errno.kind() == ErrorKind::TimedOut);
     }
 
     fn peer_ended(&mut self, key: Key) {
@@ -153,7 +175,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
 
     fn on_data(&mut self, now: Instant, key: Key, loan: LoanId) {
         let data = self.driver.bytes(loan);
-        let Some(link) = self.links.table.get_mut(key) else { return };
+        let Some(link) = self.links.table.get_mut(key) else {
+            return;
+        };
         if !link.tcp.on_data(data.len()) {
             return;
         }
@@ -201,8 +225,12 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// The home shard admitted the connection: it is the handler's from here on.
     pub(super) fn admit(&mut self, conn: ConnId) {
         let key = Links::key(conn);
-        let Some(info) = self.conn_info(conn) else { return };
-        let Some(link) = self.links.table.get_mut(key) else { return };
+        let Some(info) = self.conn_info(conn) else {
+            return;
+        };
+        let Some(link) = self.links.table.get_mut(key) else {
+            return;
+        };
         if link.reason.is_some() {
             return;
         }
@@ -211,7 +239,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         };
         let ended = link.tcp.peer_ended();
         self.links.clear_stage_timer(key);
-        let mut cx = super::ConnCx { links: &mut self.links, key };
+        let mut cx = super::ConnCx {
+            links: &mut self.links,
+            key,
+        };
         let handler = &mut self.handler;
         let Ok(user) = catch_unwind(AssertUnwindSafe(|| handler.on_connection(&mut cx, &info)))
         else {

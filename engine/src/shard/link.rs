@@ -97,12 +97,19 @@ impl Links {
     }
 
     pub(crate) fn conn_id(&self, key: Key) -> ConnId {
-        ConnId { shard: self.shard, slot: key.slot, generation: key.generation }
+        ConnId {
+            shard: self.shard,
+            slot: key.slot,
+            generation: key.generation,
+        }
     }
 
     /// The key behind a connection's name; whether it is still there shows at its use.
     pub(crate) fn key(conn: ConnId) -> Key {
-        Key { slot: conn.slot, generation: conn.generation }
+        Key {
+            slot: conn.slot,
+            generation: conn.generation,
+        }
     }
 
     /// Notes that the link has operations to hand over.
@@ -148,14 +155,20 @@ impl Links {
     }
 
     pub(crate) fn clear_stage_timer(&mut self, key: Key) {
-        if let Some(old) = self.table.get_mut(key).and_then(|link| link.stage_timer.take()) {
+        if let Some(old) = self
+            .table
+            .get_mut(key)
+            .and_then(|link| link.stage_timer.take())
+        {
             self.wheel.cancel(old);
         }
     }
 
     /// Starts a graceful close: what is queued goes out first. The first reason given counts.
     pub(crate) fn close(&mut self, key: Key, reason: CloseReason) {
-        let Some(link) = self.table.get_mut(key) else { return };
+        let Some(link) = self.table.get_mut(key) else {
+            return;
+        };
         if link.reason.is_none() {
             link.reason = Some(reason);
             link.tcp.close();

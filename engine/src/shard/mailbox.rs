@@ -2,16 +2,16 @@
 
 use crate::io::Waker;
 use std::fmt;
-use sync::{Arc, AtomicBool, Mutex, MutexGuard, Ordering};
+use sync::{Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering};
 
 #[cfg(not(loom))]
 mod sync {
-    pub(super) use std::sync::atomic::{AtomicBool, Ordering};
+    pub(super) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
     pub(super) use std::sync::{Arc, Mutex, MutexGuard};
 }
 #[cfg(loom)]
 mod sync {
-    pub(super) use loom::sync::atomic::{AtomicBool, Ordering};
+    pub(super) use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
     pub(super) use loom::sync::{Arc, Mutex, MutexGuard};
 }
 
@@ -33,6 +33,7 @@ pub(crate) struct Sender<T> {
 struct Shared<T> {
     state: Mutex<State<T>>,
     asleep: AtomicBool,
+    refused: AtomicU64,
     waker: Waker,
     limit: usize,
     protocol_limit: usize,
@@ -42,7 +43,6 @@ struct State<T> {
     mail: Vec<T>,
     /// How many of `mail` count against the ordinary limit.
     ordinary: usize,
-    refused: u64,
     closed: bool,
 }
 
@@ -67,15 +67,25 @@ impl<T> Mailbox<T> {
     /// `limit`: ordinary messages at a time. `protocol_limit`: messages of all kinds at a time
     /// that the protocol between shards could at the most produce; more is a bug.
     pub(crate) fn new(limit: usize, protocol_limit: usize, waker: Waker) -> (Sender<T>, Self) {
-        let state = State { mail: Vec::new(), ordinary: 0, refused: 0, closed: false };
+        let state = State {
+            mail: Vec::new(),
+            ordinary: 0,
+            closed: false,
+        };
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             asleep: AtomicBool::new(false),
+            refused: AtomicU64::new(0),
             waker,
             limit,
             protocol_limit: protocol_limit.saturating_add(limit),
         });
-        (Sender { shared: shared.clone() }, Self { shared })
+        (
+            Sender {
+                shared: shared.clone(),
+            },
+            Self { shared },
+        )
     }
 
     /// Says that the reader is about to sleep. `false`: there is mail, so it must not.
@@ -103,7 +113,7 @@ impl<T> Mailbox<T> {
 
     /// Messages refused because the mailbox was at its limit.
     pub(crate) fn refused(&self) -> u64 {
-        self.shared.lock().refused
+        self.shared.refused.load(Ordering::Relaxed)
     }
 }
 
@@ -126,7 +136,7 @@ impl<T> Sender<T> {
             return Err(SendError::Closed(message));
         }
         if state.ordinary >= self.shared.limit {
-            state.refused += 1;
+            self.shared.refused.fetch_add(1, Ordering::Relaxed);
             return Err(SendError::Full(message));
         }
         state.ordinary += 1;
@@ -144,7 +154,10 @@ impl<T> Sender<T> {
         if state.closed {
             return;
         }
-        assert!(state.mail.len() < self.shared.protocol_limit, "more messages than connections");
+        assert!(
+            state.mail.len() < self.shared.protocol_limit,
+            "more messages than connections"
+        );
         state.mail.push(message);
         drop(state);
         self.shared.wake_sleeper();
@@ -153,7 +166,9 @@ impl<T> Sender<T> {
 
 impl<T> Clone for Sender<T> {
     fn clone(&self) -> Self {
-        Self { shared: self.shared.clone() }
+        Self {
+            shared: self.shared.clone(),
+        }
     }
 }
 

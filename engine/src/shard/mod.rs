@@ -97,7 +97,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.expire(now);
         self.hold_starts();
         self.flush(now);
-        let done = self.ending.is_some_and(|at| self.links.table.is_empty() || now >= at);
+        let done = self
+            .ending
+            .is_some_and(|at| self.links.table.is_empty() || now >= at);
         if done {
             return self.finish(now);
         }
@@ -114,15 +116,21 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         if !self.mailbox.prepare_sleep() {
             return Some(Instant::ZERO);
         }
-        [self.links.wheel.next_deadline(), self.swarm.next_deadline(), self.ending]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.links.wheel.next_deadline(),
+            self.swarm.next_deadline(),
+            self.ending,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     fn expire(&mut self, now: Instant) {
         let mut expired = std::mem::take(&mut self.expired);
-        self.links.wheel.expire(now, &mut |timer| expired.push(timer));
+        self.links
+            .wheel
+            .expire(now, &mut |timer| expired.push(timer));
         for timer in expired.drain(..) {
             match timer {
                 Timer::Handshake(key) => {
@@ -153,10 +161,18 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.swarm.suspend_starts(hold);
         for listener in &mut self.listeners {
             if hold && listener.accepting {
-                self.driver.cancel(OpKey { socket: listener.socket, verb: Verb::Accept });
+                self.driver.cancel(OpKey {
+                    socket: listener.socket,
+                    verb: Verb::Accept,
+                });
             } else if !hold && !listener.accepting {
                 listener.accepting = true;
-                submit(&mut self.driver, Op::Accept { listener: listener.socket });
+                submit(
+                    &mut self.driver,
+                    Op::Accept {
+                        listener: listener.socket,
+                    },
+                );
             }
         }
     }
@@ -165,7 +181,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     fn flush(&mut self, now: Instant) {
         loop {
             self.act(now);
-            let Some(key) = self.links.next_dirty() else { break };
+            let Some(key) = self.links.next_dirty() else {
+                break;
+            };
             self.pump(now, key);
         }
     }
@@ -194,18 +212,25 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// Hands a connection's operations to the driver.
     fn pump(&mut self, now: Instant, key: Key) {
         loop {
-            let Some(link) = self.links.table.get_mut(key) else { return };
+            let Some(link) = self.links.table.get_mut(key) else {
+                return;
+            };
             if matches!(link.phase, Phase::Dialling) {
                 return;
             }
             let socket = link.socket;
-            let Some(verb) = link.tcp.next_verb() else { return };
+            let Some(verb) = link.tcp.next_verb() else {
+                return;
+            };
             let op = match verb {
                 flock_tcp::Verb::Recv => Op::Recv { socket },
                 flock_tcp::Verb::Send(chunks) => Op::Send { socket, chunks },
                 flock_tcp::Verb::ShutdownWrite => Op::ShutdownWrite { socket },
                 flock_tcp::Verb::CancelRecv => {
-                    self.driver.cancel(OpKey { socket, verb: Verb::Recv });
+                    self.driver.cancel(OpKey {
+                        socket,
+                        verb: Verb::Recv,
+                    });
                     continue;
                 }
                 flock_tcp::Verb::Close(how) => {
@@ -220,7 +245,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// Tells swarm and handler that a connection is over. Its transport may still be ending.
     fn report_closed(&mut self, now: Instant, key: Key) {
         let conn = self.links.conn_id(key);
-        let Some(link) = self.links.table.get_mut(key) else { return };
+        let Some(link) = self.links.table.get_mut(key) else {
+            return;
+        };
         let was = std::mem::replace(&mut link.phase, Phase::Ending);
         if matches!(was, Phase::Ending | Phase::Dialling) {
             return;
@@ -230,7 +257,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.swarm.closed(now, conn, reason, bytes_in, bytes_out);
         let slot = self.users.get_mut(index(key));
         if let Some(user) = slot.and_then(Option::take) {
-            let mut cx = ShardCx { links: &mut self.links };
+            let mut cx = ShardCx {
+                links: &mut self.links,
+            };
             let handler = &mut self.handler;
             let call = AssertUnwindSafe(|| handler.on_closed(&mut cx, conn, user, reason));
             if catch_unwind(call).is_err() {
@@ -241,13 +270,23 @@ impl<D: Driver, H: Handler> Shard<D, H> {
 
     /// Calls the handler for an open connection.
     fn call(&mut self, key: Key, run: impl FnOnce(&mut H, &mut ConnCx<'_>, &mut H::Conn)) {
-        let panicked = invoke(&mut self.handler, &mut self.links, &mut self.users, key, run);
+        let panicked = invoke(
+            &mut self.handler,
+            &mut self.links,
+            &mut self.users,
+            key,
+            run,
+        );
         self.counters.handler_panics += u64::from(panicked);
     }
 
     fn publish(&mut self) {
         let stats = self.swarm.stats();
-        self.board.publish(usize::from(self.links.shard), stats, self.counters);
+        self.counters.mail_refused = self.mailbox.refused();
+        self.counters.bans_refused = self.swarm.bans_refused();
+        self.counters.timers_refused = self.links.wheel.refused();
+        self.board
+            .publish(usize::from(self.links.shard), stats, self.counters);
     }
 
     /// Reports and closes what is left, and gives the driver's memory back.
@@ -262,6 +301,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let drained = self.driver.shutdown(DRAIN_GRACE);
         self.counters.operations_leaked += drained.leaked;
         self.publish();
+        self.hub.shard_ended();
         Step::Done
     }
 
@@ -283,7 +323,9 @@ fn invoke<H: Handler>(
     if !links.table.get(key).is_some_and(open) {
         return false;
     }
-    let Some(Some(user)) = users.get_mut(index(key)) else { return false };
+    let Some(Some(user)) = users.get_mut(index(key)) else {
+        return false;
+    };
     let mut cx = ConnCx { links, key };
     if catch_unwind(AssertUnwindSafe(|| run(handler, &mut cx, user))).is_ok() {
         return false;
@@ -304,5 +346,11 @@ fn index(key: Key) -> usize {
 
 /// A socket nobody wants: closed with FIN, so that the other side sees an orderly end.
 fn discard<D: Driver>(driver: &mut D, socket: SocketId) {
-    submit(driver, Op::Close { socket, how: CloseHow::Fin });
+    submit(
+        driver,
+        Op::Close {
+            socket,
+            how: CloseHow::Fin,
+        },
+    );
 }

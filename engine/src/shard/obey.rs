@@ -23,7 +23,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 Mail::Peer(message) => self.swarm.message(now, message),
                 Mail::Command(command) => self.obey(now, command),
                 Mail::User(message) => {
-                    let mut cx = ShardCx { links: &mut self.links };
+                    let mut cx = ShardCx {
+                        links: &mut self.links,
+                    };
                     let handler = &mut self.handler;
                     let call = AssertUnwindSafe(|| handler.on_message(&mut cx, message));
                     if catch_unwind(call).is_err() {
@@ -38,7 +40,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
 
     fn obey(&mut self, now: Instant, command: Command) {
         match command {
-            Command::Listen { addr, options, reply } => {
+            Command::Listen {
+                addr,
+                options,
+                reply,
+            } => {
                 // An asker that has gone does not mind.
                 let _ = reply.try_send(self.listen(addr, &options));
             }
@@ -46,7 +52,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             Command::Join { channel, announce } => self.swarm.join(channel, announce),
             Command::Leave { channel } => self.swarm.leave(&channel),
             Command::AddPeer { channel, addr } => self.swarm.add_peer(now, channel, addr),
-            Command::Ban { target, channel, expires_after } => {
+            Command::Ban {
+                target,
+                channel,
+                expires_after,
+            } => {
                 let expires = expires_after.map(|after| now + after);
                 self.swarm.ban(now, target, channel, expires);
             }
@@ -73,7 +83,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             return Err(io::Error::other("the engine is shutting down"));
         }
         let (socket, bound) = self.driver.listen(addr, options, listener_token())?;
-        self.listeners.push(Listener { socket, accepting: false });
+        self.listeners.push(Listener {
+            socket,
+            accepting: false,
+        });
         Ok(bound)
     }
 
@@ -100,7 +113,6 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 }
             },
             ConnCommand::End => link.tcp.end(),
-            ConnCommand::Pause => link.tcp.pause_recv(),
             ConnCommand::Resume => link.tcp.resume_recv(),
             ConnCommand::Close => self.links.close(key, CloseReason::Local),
             ConnCommand::Abort => self.links.abort(key, CloseReason::Local),
@@ -115,7 +127,12 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.swarm.suspend_starts(true);
         let keys: Vec<_> = self.links.table.iter().map(|(key, _)| key).collect();
         for key in keys {
-            match self.links.table.get(key).map(|link| (&link.phase, link.candidate)) {
+            match self
+                .links
+                .table
+                .get(key)
+                .map(|link| (&link.phase, link.candidate))
+            {
                 Some((Phase::Dialling, Some(candidate))) => {
                     self.abort_dial(candidate);
                     self.swarm.dial_failed(now, candidate, false);

@@ -1,10 +1,10 @@
 //! From options to a shard.
 
+use super::Shard;
 use super::board::{Board, ShardCounters};
 use super::command::Mail;
 use super::link::Links;
 use super::mailbox::{Mailbox, Sender};
-use super::Shard;
 use crate::api::{Builder, Handler};
 use crate::hub::Hub;
 use crate::io::Driver;
@@ -54,7 +54,13 @@ impl<M: Send + 'static> ShardSetup<M> {
         driver: D,
         handler: H,
     ) -> Shard<D, H> {
-        let Self { shard, mailbox, wiring, options, seed } = self;
+        let Self {
+            shard,
+            mailbox,
+            wiring,
+            options,
+            seed,
+        } = self;
         let config = SwarmConfig {
             shard,
             shards: u16::try_from(wiring.senders.len()).expect("checked with the options"),
@@ -72,7 +78,12 @@ impl<M: Send + 'static> ShardSetup<M> {
         Shard {
             driver,
             swarm: Swarm::new(config, wiring.counts, seed),
-            links: Links::new(shard, options.connections, options.send_limits, options.linger),
+            links: Links::new(
+                shard,
+                options.connections,
+                options.send_limits,
+                options.linger,
+            ),
             users: Vec::new(),
             handler,
             mailbox,

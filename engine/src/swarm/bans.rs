@@ -55,7 +55,11 @@ const NETS_MAX: usize = 4096;
 
 impl Bans {
     pub(super) fn new(hasher: ahash::RandomState) -> Self {
-        Self { exact: HashMap::with_hasher(hasher), nets: Vec::new(), refused: 0 }
+        Self {
+            exact: HashMap::with_hasher(hasher),
+            nets: Vec::new(),
+            refused: 0,
+        }
     }
 
     /// Adds or replaces a ban; `false` when there is no room, which is counted.
@@ -89,7 +93,9 @@ impl Bans {
     }
 
     pub(super) fn addr(&self, now: Instant, addr: SocketAddr) -> bool {
-        self.nets.iter().any(|(net, end)| *end > now && net.contains(&addr.ip()))
+        self.nets
+            .iter()
+            .any(|(net, end)| *end > now && net.contains(&addr.ip()))
             || self.exact(now, &BanTarget::Addr(addr))
     }
 

@@ -44,8 +44,16 @@ pub(super) enum State {
 
 impl Candidate {
     pub(super) fn peer(&self) -> Peer {
-        let channel = self.channels.first().cloned().unwrap_or_else(|| ChannelKey::from(""));
-        Peer { channel, addr: self.addr, retries: u32::from(self.retries) }
+        let channel = self
+            .channels
+            .first()
+            .cloned()
+            .unwrap_or_else(|| ChannelKey::from(""));
+        Peer {
+            channel,
+            addr: self.addr,
+            retries: u32::from(self.retries),
+        }
     }
 }
 
@@ -61,9 +69,9 @@ pub(super) struct Candidates {
 
 /// What adding a candidate came to.
 pub(super) enum Added {
-    New(CandidateId),
+    New,
     /// Known, and now for one channel more.
-    Channel(CandidateId),
+    Channel,
     Known(CandidateId),
     Full,
 }
@@ -87,7 +95,7 @@ impl Candidates {
                 return Added::Known(id);
             }
             candidate.channels.push(channel);
-            return Added::Channel(id);
+            return Added::Channel;
         }
         let candidate = Candidate {
             addr,
@@ -97,10 +105,12 @@ impl Candidates {
             timer: None,
             in_queue: false,
         };
-        let Some(id) = self.table.insert(candidate) else { return Added::Full };
+        let Some(id) = self.table.insert(candidate) else {
+            return Added::Full;
+        };
         self.by_addr.insert(addr, id);
         self.enqueue(id);
-        Added::New(id)
+        Added::New
     }
 
     pub(super) fn get(&self, id: CandidateId) -> Option<&Candidate> {
@@ -121,7 +131,9 @@ impl Candidates {
 
     /// Moves a candidate to another state; its timer ends.
     pub(super) fn set_state(&mut self, id: CandidateId, state: State) {
-        let Some(candidate) = self.table.get_mut(id) else { return };
+        let Some(candidate) = self.table.get_mut(id) else {
+            return;
+        };
         if let Some(timer) = candidate.timer.take() {
             self.wheel.cancel(timer);
         }
@@ -139,7 +151,9 @@ impl Candidates {
 
     pub(super) fn enqueue(&mut self, id: CandidateId) {
         self.set_state(id, State::Queued);
-        let Some(candidate) = self.table.get_mut(id) else { return };
+        let Some(candidate) = self.table.get_mut(id) else {
+            return;
+        };
         self.queued += 1;
         if !std::mem::replace(&mut candidate.in_queue, true) {
             self.queue.push_back(id);
@@ -195,7 +209,9 @@ impl Candidates {
 
     /// Takes a channel away from a candidate; whether none is left.
     pub(super) fn leave(&mut self, id: CandidateId, channel: &ChannelKey) -> bool {
-        let Some(candidate) = self.table.get_mut(id) else { return false };
+        let Some(candidate) = self.table.get_mut(id) else {
+            return false;
+        };
         let before = candidate.channels.len();
         candidate.channels.retain(|other| other != channel);
         before > 0 && candidate.channels.is_empty()
@@ -239,14 +255,18 @@ mod tests {
         let hasher = ahash::RandomState::with_seeds(1, 2, 3, 4);
         let mut candidates = Candidates::new(1, hasher);
         let addr = "10.0.0.1:1".parse().unwrap();
-        let Added::New(id) = candidates.add("a".into(), addr) else { panic!() };
+        assert!(matches!(candidates.add("a".into(), addr), Added::New));
+        let id = candidates.by_addr(addr).unwrap();
         assert!(matches!(candidates.add("a".into(), addr), Added::Known(_)));
-        assert!(matches!(candidates.add("b".into(), addr), Added::Channel(_)));
-        assert!(matches!(candidates.add("a".into(), "10.0.0.2:1".parse().unwrap()), Added::Full));
+        assert!(matches!(candidates.add("b".into(), addr), Added::Channel));
+        assert!(matches!(
+            candidates.add("a".into(), "10.0.0.2:1".parse().unwrap()),
+            Added::Full
+        ));
         assert_eq!((candidates.queued(), candidates.front()), (1, Some(id)));
         candidates.start_dial(id, Instant::ZERO);
         assert_eq!((candidates.queued(), candidates.front()), (0, None));
         candidates.forget(id);
-        assert!(matches!(candidates.add("a".into(), addr), Added::New(_)));
+        assert!(matches!(candidates.add("a".into(), addr), Added::New));
     }
 }

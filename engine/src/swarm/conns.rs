@@ -66,7 +66,10 @@ impl Conns {
         if self.slots.len() <= slot {
             self.slots.resize_with(slot + 1, || None);
         }
-        debug_assert!(self.slots[slot].is_none(), "the shard reused a slot too early");
+        debug_assert!(
+            self.slots[slot].is_none(),
+            "the shard reused a slot too early"
+        );
         conn.generation = id.generation;
         self.slots[slot] = Some(conn);
     }

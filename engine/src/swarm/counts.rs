@@ -38,7 +38,11 @@ impl SharedCounts {
     }
 
     fn limit(&self) -> u64 {
-        if self.max_connections == 0 { u64::MAX } else { u64::from(self.max_connections) }
+        if self.max_connections == 0 {
+            u64::MAX
+        } else {
+            u64::from(self.max_connections)
+        }
     }
 
     /// Whether an inbound connection would be refused anyway.
@@ -68,7 +72,9 @@ impl SharedCounts {
 
     fn take(&self, amount: u64, room: impl Fn(u64) -> bool) -> bool {
         let more = |used| room(used).then_some(used + amount);
-        self.used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok()
+        self.used
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, more)
+            .is_ok()
     }
 
     /// Shows how many candidates of a shard wait to be dialled.
@@ -83,10 +89,12 @@ impl SharedCounts {
         }
         let shards = u32::try_from(self.queued.len()).unwrap_or(u32::MAX);
         let first = self.next_refill.fetch_add(1, Ordering::Relaxed) % shards;
-        (0..shards).map(|step| (first + step) % shards).find_map(|shard| {
-            let waiting = self.queued[shard as usize].load(Ordering::SeqCst) > 0;
-            waiting.then(|| u16::try_from(shard).expect("shards are numbered in 16 bits"))
-        })
+        (0..shards)
+            .map(|step| (first + step) % shards)
+            .find_map(|shard| {
+                let waiting = self.queued[shard as usize].load(Ordering::SeqCst) > 0;
+                waiting.then(|| u16::try_from(shard).expect("shards are numbered in 16 bits"))
+            })
     }
 }
 

@@ -15,27 +15,38 @@ impl Swarm {
     pub(super) fn kick(&mut self, now: Instant) {
         self.show_queued();
         while !self.suspended && self.dials < self.config.dials {
-            let Some(id) = self.candidates.front() else { break };
+            let Some(id) = self.candidates.front() else {
+                break;
+            };
             if !self.counts.reserve_dial() {
                 break;
             }
-            self.candidates.start_dial(id, now + self.config.connect_timeout);
+            self.candidates
+                .start_dial(id, now + self.config.connect_timeout);
             self.dials += 1;
-            let Some(candidate) = self.candidates.get(id) else { break };
+            let Some(candidate) = self.candidates.get(id) else {
+                break;
+            };
             let (addr, peer) = (candidate.addr, candidate.peer());
             self.emit(Event::Connecting(peer));
-            self.actions.push_back(Action::Dial { candidate: id, addr });
+            self.actions.push_back(Action::Dial {
+                candidate: id,
+                addr,
+            });
         }
         self.show_queued();
     }
 
     pub(super) fn show_queued(&self) {
-        self.counts.show_queued(self.config.shard, self.candidates.queued());
+        self.counts
+            .show_queued(self.config.shard, self.candidates.queued());
     }
 
     /// A dial succeeded; its handshake begins on `conn`.
     pub(crate) fn dial_established(&mut self, now: Instant, id: CandidateId, conn: ConnId) {
-        let Some(candidate) = self.candidates.get(id) else { return };
+        let Some(candidate) = self.candidates.get(id) else {
+            return;
+        };
         let mut record = Conn::new(Transport::Tcp, candidate.addr);
         record.candidate = Some(id);
         record.initiator = true;
@@ -53,7 +64,9 @@ impl Swarm {
 
     /// A dial failed.
     pub(crate) fn dial_failed(&mut self, now: Instant, id: CandidateId, timed_out: bool) {
-        let Some(candidate) = self.candidates.get(id) else { return };
+        let Some(candidate) = self.candidates.get(id) else {
+            return;
+        };
         if candidate.state != State::Dialling {
             return;
         }
@@ -72,7 +85,9 @@ impl Swarm {
 
     /// Plans the next attempt, or gives the candidate up.
     pub(super) fn failed_attempt(&mut self, now: Instant, id: CandidateId) {
-        let Some(candidate) = self.candidates.get(id) else { return };
+        let Some(candidate) = self.candidates.get(id) else {
+            return;
+        };
         let retries = candidate.retries;
         match self.config.retry.get(usize::from(retries)) {
             Some(&wait) => {
@@ -89,7 +104,11 @@ impl Swarm {
 
     /// Dials the candidate again after the first wait, with all its retries.
     pub(super) fn requeue(&mut self, now: Instant, id: CandidateId) {
-        if self.candidates.get(id).is_some_and(|candidate| candidate.channels.is_empty()) {
+        if self
+            .candidates
+            .get(id)
+            .is_some_and(|candidate| candidate.channels.is_empty())
+        {
             // All its channels were left while it was connected.
             self.candidates.forget(id);
             return;

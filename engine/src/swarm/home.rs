@@ -41,17 +41,26 @@ impl Home {
         counts: Arc<SharedCounts>,
         hasher: ahash::RandomState,
     ) -> Self {
-        Self { own, keep_existing, counts, peers: HashMap::with_hasher(hasher) }
+        Self {
+            own,
+            keep_existing,
+            counts,
+            peers: HashMap::with_hasher(hasher),
+        }
     }
 
     /// A connection's handshake is done.
     pub(super) fn claim(&mut self, peer: PeerId, new: Contender, out: &mut Verdicts) {
         let refused = |conn: ConnId, reason| (conn.shard, PeerMessage::Refused { conn, reason });
-        let first_wins =
-            |old: Contender, peer: &PeerId| first_wins(&self.own, peer, self.keep_existing, old, new);
+        let first_wins = |old: Contender, peer: &PeerId| {
+            first_wins(&self.own, peer, self.keep_existing, old, new)
+        };
         match self.peers.entry(peer) {
             Entry::Vacant(free) if self.counts.admit() => {
-                free.insert(Held { holder: new, more: None });
+                free.insert(Held {
+                    holder: new,
+                    more: None,
+                });
                 out.push((new.conn.shard, PeerMessage::Granted { conn: new.conn }));
             }
             Entry::Vacant(_) => out.push(refused(new.conn, CloseReason::TooManyConnections)),
@@ -78,7 +87,9 @@ impl Home {
 
     /// A connection that claimed is over. Whether that made room for another peer.
     pub(super) fn release(&mut self, peer: &PeerId, conn: ConnId, out: &mut Verdicts) -> bool {
-        let Some(held) = self.peers.get_mut(peer) else { return false };
+        let Some(held) = self.peers.get_mut(peer) else {
+            return false;
+        };
         if held.holder.conn != conn {
             if let Some(more) = &mut held.more
                 && more.next.is_some_and(|next| next.conn == conn)
@@ -94,7 +105,10 @@ impl Home {
         }
         let gone = self.peers.remove(peer);
         self.counts.release_admitted();
-        for shard in gone.and_then(|held| held.more).map_or(Vec::new(), |more| more.linked) {
+        for shard in gone
+            .and_then(|held| held.more)
+            .map_or(Vec::new(), |more| more.linked)
+        {
             out.push((shard, PeerMessage::PeerGone { peer: peer.clone() }));
         }
         true
@@ -138,7 +152,15 @@ mod tests {
     use super::*;
 
     fn contender(slot: u32, initiator: bool, transport: Transport) -> Contender {
-        Contender { conn: ConnId { shard: 0, slot, generation: 0 }, initiator, transport }
+        Contender {
+            conn: ConnId {
+                shard: 0,
+                slot,
+                generation: 0,
+            },
+            initiator,
+            transport,
+        }
     }
 
     #[test]
@@ -151,8 +173,16 @@ mod tests {
             let kept = |own: &PeerId, peer: &PeerId, swap: bool| {
                 let first = contender(1, own == &low, one);
                 let second = contender(2, own == &high, other);
-                let (a, b) = if swap { (second, first) } else { (first, second) };
-                let kept = if first_wins(own, peer, false, a, b) { a } else { b };
+                let (a, b) = if swap {
+                    (second, first)
+                } else {
+                    (first, second)
+                };
+                let kept = if first_wins(own, peer, false, a, b) {
+                    a
+                } else {
+                    b
+                };
                 kept.conn.slot
             };
             let all = [
@@ -161,7 +191,10 @@ mod tests {
                 kept(&high, &low, false),
                 kept(&high, &low, true),
             ];
-            assert!(all.iter().all(|slot| *slot == all[0]), "{one} {other}: {all:?}");
+            assert!(
+                all.iter().all(|slot| *slot == all[0]),
+                "{one} {other}: {all:?}"
+            );
             let expected = if one == Utp && other == Tcp { 2 } else { 1 };
             assert_eq!(all[0], expected);
         }
@@ -180,8 +213,14 @@ mod tests {
         assert!(matches!(out.pop(), Some((0, PeerMessage::Granted { .. }))));
         home.claim(peer.clone(), outbound, &mut out);
         assert!(matches!(out.pop(), Some((0, PeerMessage::Yield { conn })) if conn.slot == 1));
-        assert!(!home.release(&peer, outbound.conn, &mut out), "the replacement gave up");
-        assert!(home.release(&peer, inbound.conn, &mut out), "so the holder leaves room");
+        assert!(
+            !home.release(&peer, outbound.conn, &mut out),
+            "the replacement gave up"
+        );
+        assert!(
+            home.release(&peer, inbound.conn, &mut out),
+            "so the holder leaves room"
+        );
         assert!(out.is_empty() && !counts.full());
     }
 }

@@ -40,16 +40,15 @@ impl Swarm {
         addr: SocketAddr,
         reason: RefuseReason,
     ) {
-        self.emit(Event::ConnectionRefused { addr, transport, reason });
+        self.emit(Event::ConnectionRefused {
+            addr,
+            transport,
+            reason,
+        });
     }
 
     /// The handshake of an inbound connection begins.
-    pub(crate) fn inbound_started(
-        &mut self,
-        conn: ConnId,
-        addr: SocketAddr,
-        transport: Transport,
-    ) {
+    pub(crate) fn inbound_started(&mut self, conn: ConnId, addr: SocketAddr, transport: Transport) {
         let record = Conn::new(transport, addr);
         self.half_open += 1;
         self.emit(Event::Handshaking(record.info(conn)));
@@ -58,15 +57,21 @@ impl Swarm {
 
     /// The peer has stated its id.
     pub(crate) fn handshake_done(&mut self, now: Instant, conn: ConnId, peer: PeerId) {
-        let Some(record) = self.conns.get_mut(conn) else { return };
+        let Some(record) = self.conns.get_mut(conn) else {
+            return;
+        };
         record.peer = Some(peer.clone());
         let candidate = record.candidate;
         if peer == self.config.id {
             record.stage = Stage::Refused;
             if let Some(candidate) = candidate.and_then(|id| self.candidates.forget(id)) {
-                self.bans.add(now, BanTarget::Addr(candidate.addr), Instant::FAR_FUTURE);
+                self.bans
+                    .add(now, BanTarget::Addr(candidate.addr), Instant::FAR_FUTURE);
                 let peer = candidate.peer();
-                self.emit(Event::PeerBanned { peer, reason: BanReason::DetectedSelf });
+                self.emit(Event::PeerBanned {
+                    peer,
+                    reason: BanReason::DetectedSelf,
+                });
             }
             return self.close(conn, CloseReason::DetectedSelf);
         }
@@ -75,8 +80,11 @@ impl Swarm {
             return self.close(conn, CloseReason::Banned);
         }
         record.stage = Stage::Claiming;
-        let contender =
-            Contender { conn, initiator: record.initiator, transport: record.transport };
+        let contender = Contender {
+            conn,
+            initiator: record.initiator,
+            transport: record.transport,
+        };
         let home = self.homes.of_peer(&peer);
         self.send(now, home, PeerMessage::Claim { peer, contender });
     }
@@ -95,7 +103,9 @@ impl Swarm {
     /// The home admitted the connection.
     pub(super) fn granted(&mut self, conn: ConnId) {
         // One that has ended meanwhile has told the home so.
-        let Some(record) = self.conns.get_mut(conn) else { return };
+        let Some(record) = self.conns.get_mut(conn) else {
+            return;
+        };
         if record.stage != Stage::Claiming {
             return;
         }
@@ -109,7 +119,9 @@ impl Swarm {
 
     /// The home refused the connection.
     pub(super) fn refused(&mut self, conn: ConnId, reason: CloseReason) {
-        let Some(record) = self.conns.get_mut(conn) else { return };
+        let Some(record) = self.conns.get_mut(conn) else {
+            return;
+        };
         if record.stage != Stage::Claiming {
             return;
         }
@@ -125,7 +137,9 @@ impl Swarm {
     /// Another connection takes this one's place.
     pub(super) fn yield_place(&mut self, conn: ConnId) {
         // One that has ended meanwhile has told the home so.
-        let Some(record) = self.conns.get(conn) else { return };
+        let Some(record) = self.conns.get(conn) else {
+            return;
+        };
         let info = record.info(conn);
         self.link(conn);
         self.emit(Event::RedundantConnection(info));
@@ -134,7 +148,9 @@ impl Swarm {
 
     /// The candidate behind a connection leads to a peer that is connected otherwise.
     fn link(&mut self, conn: ConnId) {
-        let Some(record) = self.conns.get_mut(conn) else { return };
+        let Some(record) = self.conns.get_mut(conn) else {
+            return;
+        };
         if let (Some(id), Some(peer)) = (record.candidate.take(), record.peer.clone()) {
             self.candidates.set_state(id, State::Linked(peer));
         }
@@ -159,9 +175,16 @@ impl Swarm {
         bytes_in: u64,
         bytes_out: u64,
     ) {
-        let Some(record) = self.conns.remove(conn) else { return };
+        let Some(record) = self.conns.remove(conn) else {
+            return;
+        };
         let info = record.info(conn);
-        self.emit(Event::ConnectionClosed { info, reason, bytes_in, bytes_out });
+        self.emit(Event::ConnectionClosed {
+            info,
+            reason,
+            bytes_in,
+            bytes_out,
+        });
         match record.stage {
             Stage::Admitted => self.connected -= 1,
             Stage::Handshaking | Stage::Claiming | Stage::Refused => {

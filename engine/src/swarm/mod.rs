@@ -7,8 +7,8 @@ mod conns;
 mod counts;
 mod dialling;
 mod home;
-mod message;
 mod meeting;
+mod message;
 
 #[cfg(test)]
 mod tests;
@@ -67,7 +67,10 @@ pub struct Stats {
 #[derive(Debug)]
 pub(crate) enum Action {
     /// Dial; the answer is `dial_established` or `dial_failed`.
-    Dial { candidate: CandidateId, addr: SocketAddr },
+    Dial {
+        candidate: CandidateId,
+        addr: SocketAddr,
+    },
     /// Give the dial up, without an answer.
     AbortDial { candidate: CandidateId },
     /// Hand the connection to the application.
@@ -168,19 +171,29 @@ impl Swarm {
 
     /// A peer was found. Called on the home shard of `addr`.
     pub(crate) fn add_peer(&mut self, now: Instant, channel: ChannelKey, addr: SocketAddr) {
-        let peer = Peer { channel: channel.clone(), addr, retries: 0 };
+        let peer = Peer {
+            channel: channel.clone(),
+            addr,
+            retries: 0,
+        };
         if let Some(reason) = self.rejects(now, addr) {
             return self.emit(Event::PeerRejected { peer, reason });
         }
         match self.candidates.add(channel, addr) {
-            Added::New(_) | Added::Channel(_) => self.emit(Event::Peer(peer)),
+            Added::New | Added::Channel => self.emit(Event::Peer(peer)),
             Added::Known(id) => {
                 let retries = self.candidates.get(id).map_or(0, |c| u32::from(c.retries));
                 let peer = Peer { retries, ..peer };
-                self.emit(Event::PeerRejected { peer, reason: RejectReason::Duplicate });
+                self.emit(Event::PeerRejected {
+                    peer,
+                    reason: RejectReason::Duplicate,
+                });
             }
             Added::Full => {
-                self.emit(Event::PeerRejected { peer, reason: RejectReason::TooManyCandidates });
+                self.emit(Event::PeerRejected {
+                    peer,
+                    reason: RejectReason::TooManyCandidates,
+                });
             }
         }
         self.kick(now);
@@ -219,15 +232,24 @@ impl Swarm {
                 let known = self.candidates.by_addr(*addr);
                 if known.is_none() {
                     let channel = channel.clone().unwrap_or_else(|| ChannelKey::from(""));
-                    let peer = Peer { channel, addr: *addr, retries: 0 };
-                    self.emit(Event::PeerBanned { peer, reason: BanReason::Application });
+                    let peer = Peer {
+                        channel,
+                        addr: *addr,
+                        retries: 0,
+                    };
+                    self.emit(Event::PeerBanned {
+                        peer,
+                        reason: BanReason::Application,
+                    });
                 }
                 known.into_iter().collect()
             }
             BanTarget::Net(net) => {
                 let mut ids = self.candidates.ids();
                 ids.retain(|id| {
-                    self.candidates.get(*id).is_some_and(|c| net.contains(&c.addr.ip()))
+                    self.candidates
+                        .get(*id)
+                        .is_some_and(|c| net.contains(&c.addr.ip()))
                 });
                 ids
             }
@@ -237,7 +259,10 @@ impl Swarm {
                 continue;
             };
             peer.channel = channel.clone().unwrap_or(peer.channel);
-            self.emit(Event::PeerBanned { peer, reason: BanReason::Application });
+            self.emit(Event::PeerBanned {
+                peer,
+                reason: BanReason::Application,
+            });
             self.forget_unless_connected(id);
         }
         self.show_queued();

@@ -8,6 +8,10 @@ mod tests;
 /// What the connection wants done to its socket. One answer comes to each, except to
 /// `CancelRecv` and `ShutdownWrite`.
 #[derive(Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "verbs are passed on at once and never kept; a box would cost an allocation a send"
+)]
 pub enum Verb {
     /// Receive until told to stop.
     Recv,
@@ -108,7 +112,11 @@ impl Connection {
             self.queue.push(data);
         }
         self.above_high |= self.queued() as u64 >= u64::from(self.limits.high).max(1);
-        Ok(if self.above_high { Queued::AboveHigh } else { Queued::Ok })
+        Ok(if self.above_high {
+            Queued::AboveHigh
+        } else {
+            Queued::Ok
+        })
     }
 
     /// Bytes that the kernel has not taken yet.
@@ -144,7 +152,11 @@ impl Connection {
     /// ours is still queued.
     pub fn linger_expired(&mut self) {
         if self.close == Close::Graceful {
-            let how = if self.queued() > 0 { CloseHow::Rst } else { CloseHow::Fin };
+            let how = if self.queued() > 0 {
+                CloseHow::Rst
+            } else {
+                CloseHow::Fin
+            };
             self.close = Close::Now(how);
             self.queue.clear();
         }

@@ -17,7 +17,11 @@ pub struct SendLimits {
 
 impl Default for SendLimits {
     fn default() -> Self {
-        Self { high: 256 << 10, low: 64 << 10, max: 64 << 20 }
+        Self {
+            high: 256 << 10,
+            low: 64 << 10,
+            max: 64 << 20,
+        }
     }
 }
 

@@ -2,7 +2,11 @@ use super::*;
 use proptest::prelude::*;
 
 fn limits() -> SendLimits {
-    SendLimits { high: 100, low: 20, max: 1000 }
+    SendLimits {
+        high: 100,
+        low: 20,
+        max: 1000,
+    }
 }
 
 fn bytes(len: usize) -> Bytes {
@@ -15,7 +19,11 @@ fn verbs(connection: &mut Connection) -> Vec<Verb> {
 
 #[test]
 fn an_idle_connection_is_small() {
-    assert!(size_of::<Connection>() <= 128, "{}", size_of::<Connection>());
+    assert!(
+        size_of::<Connection>() <= 128,
+        "{}",
+        size_of::<Connection>()
+    );
 }
 
 #[test]
