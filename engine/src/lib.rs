@@ -23,8 +23,8 @@ mod table;
 mod wheel;
 
 pub use api::{
-    BanTarget, Builder, Channel, Connection, Flock, FlockError, Handler, IdChoice, Ignore,
-    JoinOptions, RecvError, SendError, Stats, StreamConn, StreamMessage, Streams,
+    Assembled, BanTarget, Builder, Channel, Connection, Flock, FlockError, Handler, IdChoice,
+    Ignore, JoinOptions, RecvError, SendError, Stats, StreamConn, StreamMessage, Streams,
 };
 pub use event::{ConnectionInfo, Event, Peer};
 pub use flock_tcp::{

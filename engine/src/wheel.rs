@@ -141,7 +141,8 @@ impl<K: Copy> Wheel<K> {
         let at = self.entries[index as usize].at;
         let digit = (u64::BITS - 1 - (at ^ self.tick).max(1).leading_zeros()) / BITS;
         let level = (digit as usize).min(LEVELS - 1);
-        let slot = ((at >> (BITS * digit)) & (SLOTS as u64 - 1)) as usize;
+        let digits = at >> (BITS * digit) & (SLOTS as u64 - 1);
+        let slot = usize::try_from(digits).expect("64 slots");
         let head = std::mem::replace(&mut self.heads[level][slot], index);
         if head != NONE {
             self.entries[head as usize].prev = index;
@@ -150,7 +151,7 @@ impl<K: Copy> Wheel<K> {
         let entry = &mut self.entries[index as usize];
         (entry.next, entry.prev) = (head, NONE);
         entry.level = u8::try_from(level).expect("eight levels");
-        entry.slot = u8::try_from(slot).expect("64 slots");
+        entry.slot = u8::try_from(digits).expect("64 slots");
     }
 
     fn unlink(&mut self, index: u32) {
@@ -223,7 +224,7 @@ mod tests {
             .unwrap();
         let mut fired = Vec::new();
         wheel.expire(Instant::from_nanos(1_000_999_999), &mut |key| {
-            fired.push(key)
+            fired.push(key);
         });
         assert!(fired.is_empty());
         wheel.expire(ms(1001), &mut |key| fired.push(key));

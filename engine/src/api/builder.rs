@@ -210,7 +210,7 @@ impl Builder {
         let exchange = Exchange::new(self.recv_limit);
         let handlers = exchange.clone();
         let flock = start(
-            self,
+            &self,
             move |_| Streams::new(handlers.clone()),
             |senders| {
                 exchange.wire(senders.to_vec());
@@ -228,7 +228,7 @@ impl Builder {
         self,
         handler: impl Fn(usize) -> H + Send + Sync + 'static,
     ) -> Result<Flock<H::Msg>, FlockError> {
-        start(self, handler, |_| {})
+        start(&self, handler, |_| {})
     }
 
     /// Puts an engine together over drivers of the caller's making, one shard for each, and
@@ -241,7 +241,7 @@ impl Builder {
         self,
         drivers: Vec<D>,
         handler: impl Fn(usize) -> H,
-    ) -> Result<(Flock<H::Msg>, Vec<Shard<D, H>>), FlockError> {
+    ) -> Result<Assembled<D, H>, FlockError> {
         super::start::assemble(self, drivers, handler)
     }
 
@@ -282,6 +282,9 @@ impl Builder {
             .map_or_else(StdRng::from_os_rng, StdRng::seed_from_u64)
     }
 }
+
+/// An engine and its shards, which the caller runs.
+pub type Assembled<D, H> = (Flock<<H as Handler>::Msg>, Vec<Shard<D, H>>);
 
 /// The message type of engines made by [`Builder::start`].
 pub(crate) type DefaultMessage = StreamMessage;

@@ -350,7 +350,7 @@ impl<M: Send + 'static> Flock<M> {
         let sender = self.inner.senders.get(shard).ok_or_else(|| {
             FlockError::Option(format!("shard {shard}: there are {}", self.shards()))
         })?;
-        sender.send(Mail::User(message)).map_err(into_error)
+        Ok(sender.send(Mail::User(message))?)
     }
 
     /// How many shards there are.
@@ -467,12 +467,15 @@ impl<M: Send + 'static> Channel<M> {
 }
 
 fn post<M>(sender: &Sender<Mail<M>>, command: Command) -> Result<(), FlockError> {
-    sender.send(Mail::Command(command)).map_err(into_error)
+    Ok(sender.send(Mail::Command(command))?)
 }
 
-fn into_error<T>(error: SendError<T>) -> FlockError {
-    match error {
-        SendError::Full(_) => FlockError::Busy,
-        SendError::Closed(_) => FlockError::ShutDown,
+/// What was not mailed is dropped; a reply channel in it tells its asker.
+impl<T> From<SendError<T>> for FlockError {
+    fn from(error: SendError<T>) -> Self {
+        match error {
+            SendError::Full(_) => Self::Busy,
+            SendError::Closed(_) => Self::ShutDown,
+        }
     }
 }

@@ -8,7 +8,7 @@ mod handler;
 mod start;
 mod streams;
 
-pub use builder::{Builder, FlockError, IdChoice};
+pub use builder::{Assembled, Builder, FlockError, IdChoice};
 pub use connection::{Connection, RecvError, SendError};
 pub use flock::{BanTarget, Channel, Flock, JoinOptions, Stats};
 pub use handler::{Handler, Ignore};

@@ -1,13 +1,13 @@
 //! From options to a running engine.
 
-use super::builder::{Builder, FlockError};
+use super::builder::{Assembled, Builder, FlockError};
 use super::flock::{Flock, Inner};
 use crate::api::Handler;
 use crate::hub::Hub;
 
 use crate::io::{Backend, Clock, Driver, PollDriver, Selected, UringDriver, Waker, select};
 use crate::shard::mailbox::{Mailbox, Sender};
-use crate::shard::{Board, Mail, Shard, ShardSetup, Step, Wiring};
+use crate::shard::{Board, Mail, ShardSetup, Step, Wiring};
 use crate::swarm::{Homes, SharedCounts};
 use rand::RngCore;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -25,7 +25,7 @@ struct Starting<M> {
 }
 
 pub(super) fn start<H: Handler>(
-    options: Builder,
+    options: &Builder,
     handler: impl Fn(usize) -> H + Send + Sync + 'static,
     wired: impl FnOnce(&[Sender<Mail<H::Msg>>]),
 ) -> Result<Flock<H::Msg>, FlockError> {
@@ -52,7 +52,7 @@ pub(super) fn start<H: Handler>(
         let made = thread.waker.recv();
         wakers.push(made.map_err(|_| io::Error::other("a shard's thread died"))??);
     }
-    let (inner, setups) = wire(&options, wakers, Some(selected));
+    let (inner, setups) = wire(options, wakers, Some(selected));
     wired(&inner.senders);
     for (thread, setup) in starting.into_iter().zip(setups) {
         // A thread that is gone shows when the engine is shut down.
@@ -66,7 +66,7 @@ pub(super) fn assemble<D: Driver, H: Handler>(
     options: Builder,
     drivers: Vec<D>,
     handler: impl Fn(usize) -> H,
-) -> Result<(Flock<H::Msg>, Vec<Shard<D, H>>), FlockError> {
+) -> Result<Assembled<D, H>, FlockError> {
     let options = options.shards(drivers.len());
     options.check()?;
     let wakers = drivers.iter().map(Driver::waker).collect();
@@ -93,7 +93,7 @@ fn wire<M: Send + 'static>(
     let hub = Arc::new(Hub::new(options.events_limit, wakers.clone()));
     // Between shards there are at most a handful of messages for each connection.
     let protocol = (options.connections as usize).saturating_mul(8);
-    let mailboxes: Vec<(Sender<Mail<M>>, Mailbox<Mail<M>>)> = wakers
+    let mailboxes: Vec<_> = wakers
         .into_iter()
         .map(|waker| Mailbox::new(options.mailbox, protocol, waker))
         .collect();

@@ -58,7 +58,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 expires_after,
             } => {
                 let expires = expires_after.map(|after| now + after);
-                self.swarm.ban(now, target, channel, expires);
+                self.swarm.ban(now, &target, channel.as_ref(), expires);
             }
             Command::Unban { target } => self.swarm.unban(&target),
             Command::Conn { conn, what } => self.obey_conn(conn, what),

@@ -215,15 +215,15 @@ impl Swarm {
     pub(crate) fn ban(
         &mut self,
         now: Instant,
-        target: BanTarget,
-        channel: Option<ChannelKey>,
+        target: &BanTarget,
+        channel: Option<&ChannelKey>,
         expires: Option<Instant>,
     ) {
         let until = expires.unwrap_or(Instant::FAR_FUTURE);
         if !self.bans.add(now, target.clone(), until) {
             return;
         }
-        let hit = match &target {
+        let hit = match target {
             BanTarget::Peer(_) => return,
             BanTarget::Addr(addr) => {
                 if self.homes.of_addr(*addr) != self.config.shard {
@@ -231,7 +231,7 @@ impl Swarm {
                 }
                 let known = self.candidates.by_addr(*addr);
                 if known.is_none() {
-                    let channel = channel.clone().unwrap_or_else(|| ChannelKey::from(""));
+                    let channel = channel.cloned().unwrap_or_else(|| ChannelKey::from(""));
                     let peer = Peer {
                         channel,
                         addr: *addr,
@@ -258,7 +258,7 @@ impl Swarm {
             let Some(mut peer) = self.candidates.get(id).map(candidates::Candidate::peer) else {
                 continue;
             };
-            peer.channel = channel.clone().unwrap_or(peer.channel);
+            peer.channel = channel.cloned().unwrap_or(peer.channel);
             self.emit(Event::PeerBanned {
                 peer,
                 reason: BanReason::Application,
