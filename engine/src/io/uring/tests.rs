@@ -237,7 +237,7 @@ fn two_buffers_feed_many_sockets() {
 fn long_sends_arrive_whole_and_end_once() {
     let mut bench = Bench::small();
     let (socket, mut peer) = bench.pair();
-    let part = Bytes::from((0..1_000_003_u32).map(|i| i as u8).collect::<Vec<_>>());
+    let part = Bytes::from((0..=250_u8).cycle().take(1_000_003).collect::<Vec<_>>());
     let parts = [part.clone(), Bytes::new(), part.clone(), part.clone()];
     let expected = part.len() * 3;
     bench.send(socket, &parts);
