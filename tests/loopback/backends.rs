@@ -1,6 +1,6 @@
 //! The real drivers as fixtures.
 
-use flock_engine::io::{Clock, DriverConfig, PollDriver};
+use flock_engine::io::{Clock, DriverConfig, PollDriver, UringDriver};
 use flock_tests::conformance::Fixture;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
@@ -41,4 +41,27 @@ impl Fixture for Poll {
 
 impl Backend for Poll {
     const NAME: &'static str = "poll";
+}
+
+/// io_uring.
+pub(crate) struct Uring;
+
+impl Fixture for Uring {
+    type Driver = UringDriver;
+
+    fn driver(config: &DriverConfig) -> UringDriver {
+        UringDriver::new(config, Clock::start()).expect("io_uring")
+    }
+
+    fn local() -> SocketAddr {
+        loopback()
+    }
+
+    fn nobody() -> SocketAddr {
+        nobody()
+    }
+}
+
+impl Backend for Uring {
+    const NAME: &'static str = "uring";
 }

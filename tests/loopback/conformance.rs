@@ -4,3 +4,8 @@ mod poll {
     use crate::backends::Poll;
     flock_tests::conformance!(Poll);
 }
+
+mod uring {
+    use crate::backends::Uring;
+    flock_tests::conformance!(Uring);
+}

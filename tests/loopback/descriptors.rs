@@ -1,7 +1,7 @@
 //! Accepting while descriptors lack. The limit holds for a whole process, so each test runs
 //! itself again in a child with a low one.
 
-use crate::backends::{Backend, Poll};
+use crate::backends::{Backend, Poll, Uring};
 use flock_engine::io::{Driver, SocketId};
 use flock_tests::conformance::Rig;
 use std::fs::File;

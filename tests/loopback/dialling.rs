@@ -1,6 +1,6 @@
 //! Dials that nobody answers.
 
-use crate::backends::{Backend, Poll};
+use crate::backends::{Backend, Poll, Uring};
 use flock_engine::io::{Driver, Outcome, Token, Verb};
 use flock_tcp::ListenOptions;
 use flock_tests::conformance::Rig;

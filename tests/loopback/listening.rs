@@ -1,6 +1,6 @@
 //! Listeners that share a port, and those that must not.
 
-use crate::backends::{Backend, Poll};
+use crate::backends::{Backend, Poll, Uring};
 use flock_engine::io::{Driver, Op, Outcome, Token};
 use flock_tcp::ListenOptions;
 use flock_tests::conformance::Rig;
@@ -73,6 +73,9 @@ fn exclusive_listeners_refuse<B: Backend>() {
         (taken, ListenOptions::default()),
     ] {
         let refused = second.driver.listen(at, &options, Token(0));
-        assert_eq!(refused.unwrap_err().kind(), ErrorKind::AddrInUse);
+        assert_eq!(
+            refused.expect_err("the port is taken").kind(),
+            ErrorKind::AddrInUse
+        );
     }
 }

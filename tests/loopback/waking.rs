@@ -1,6 +1,6 @@
 //! Wake-ups from other threads.
 
-use crate::backends::{Backend, Poll};
+use crate::backends::{Backend, Poll, Uring};
 use flock_engine::io::Driver;
 use flock_tests::conformance::Rig;
 use std::sync::mpsc;

@@ -73,8 +73,8 @@ macro_rules! conformance_cases {
     };
 }
 
-/// Runs generic functions over [`Fixture`] as tests of a real backend: the module that uses it
-/// has the fixture in scope.
+/// Runs generic functions over [`Fixture`] as tests of both real backends: the module that uses
+/// it has the fixtures `Poll` and `Uring` in scope.
 #[macro_export]
 macro_rules! both_backends {
     ($($case:ident),* $(,)?) => {
@@ -82,6 +82,12 @@ macro_rules! both_backends {
             $(#[test]
             fn $case() {
                 super::$case::<super::Poll>();
+            })*
+        }
+        mod uring {
+            $(#[test]
+            fn $case() {
+                super::$case::<super::Uring>();
             })*
         }
     };
