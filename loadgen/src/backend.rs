@@ -1,0 +1,48 @@
+//! The generator's own driver: the same as the engine's, chosen the same way.
+
+use flock_engine::io::poll::PollDriver;
+use flock_engine::io::uring::UringDriver;
+use flock_engine::io::{Backend, Clock, Driver, DriverConfig, Selected};
+use std::io;
+
+/// A driver that works here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Chosen {
+    Uring,
+    Poll,
+}
+
+impl Chosen {
+    pub(crate) fn of(selected: &Selected) -> Self {
+        match selected.backend() {
+            Backend::Poll => Self::Poll,
+            Backend::Uring | Backend::Auto => Self::Uring,
+        }
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Uring => "io_uring",
+            Self::Poll => "epoll",
+        }
+    }
+}
+
+/// Something to do with a driver, whichever it is.
+pub(crate) trait Job {
+    type Output;
+    fn run_on<D: Driver>(self, driver: D) -> Self::Output;
+}
+
+/// Makes the driver on this thread and does the job with it.
+pub(crate) fn start<J: Job>(
+    chosen: Chosen,
+    config: &DriverConfig,
+    clock: Clock,
+    job: J,
+) -> io::Result<J::Output> {
+    Ok(match chosen {
+        Chosen::Uring => job.run_on(UringDriver::new(config, clock)?),
+        Chosen::Poll => job.run_on(PollDriver::new(config, clock)?),
+    })
+}

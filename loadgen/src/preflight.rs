@@ -1,0 +1,308 @@
+//! Before anything starts: do files, ports and backlog allow what was asked for, and if not,
+//! what do they allow and what has to be raised?
+
+use crate::system;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Descriptors kept back for rings, listeners, wake-ups, the terminal and a report file.
+const SPARE_FILES: u64 = 48;
+/// What each engine shard and each generator thread may need on top.
+const SPARE_FILES_PER_THREAD: u64 = 16;
+/// How long Linux keeps the port of a connection that this side closed first (TIME_WAIT).
+const TIME_WAIT_SECONDS: u64 = 60;
+/// Faster than this a closed loop will not go on one generator core; used to warn about ports.
+const FASTEST_LOOP: u64 = 50_000;
+
+/// Limits of this machine and process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// `RLIMIT_NOFILE`, soft, after raising it as far as the hard one.
+    pub(crate) files: u64,
+    /// `RLIMIT_NOFILE`, hard.
+    pub(crate) files_hard: u64,
+    /// Descriptors open before the run.
+    pub(crate) files_open: u64,
+    /// `net.core.somaxconn`.
+    pub(crate) somaxconn: u64,
+    /// `net.ipv4.ip_local_port_range`, how many ports it has.
+    pub(crate) ports: u64,
+    /// `net.ipv4.tcp_max_tw_buckets`: TIME_WAIT sockets the machine keeps at the most.
+    pub(crate) time_wait: u64,
+}
+
+impl Limits {
+    /// Reads the limits, and first raises the soft file limit to the hard one.
+    pub(crate) fn read() -> Self {
+        let was = getrlimit(Resource::Nofile);
+        let raised = Rlimit {
+            current: was.maximum,
+            maximum: was.maximum,
+        };
+        if was.current != was.maximum {
+            // A refusal leaves the old limit, which is what is read and reported next.
+            let _refused = setrlimit(Resource::Nofile, raised);
+        }
+        let files = getrlimit(Resource::Nofile);
+        Self {
+            files: files.current.unwrap_or(u64::MAX),
+            files_hard: files.maximum.unwrap_or(u64::MAX),
+            files_open: system::open_files(),
+            somaxconn: system::sysctl("net/core/somaxconn").unwrap_or(4096),
+            ports: ports().unwrap_or(28_232),
+            time_wait: system::sysctl("net/ipv4/tcp_max_tw_buckets").unwrap_or(131_072),
+        }
+    }
+}
+
+fn ports() -> Option<u64> {
+    let text = system::sysctl_text("net/ipv4/ip_local_port_range")?;
+    let mut numbers = text.split_whitespace().map(|n| n.parse::<u64>());
+    let (low, high) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+    Some(high.saturating_sub(low) + 1)
+}
+
+/// What a run wants.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Needs {
+    /// Connections open at a time.
+    pub(crate) open: u32,
+    /// Connects that may be under way at a time.
+    pub(crate) dialling: u32,
+    /// Whether the target's ends are in this process too.
+    pub(crate) embedded: bool,
+    /// Generator threads and embedded shards.
+    pub(crate) threads: u32,
+    /// Pairs of a source and a destination address; each has its own ports.
+    pub(crate) pairs: u64,
+    /// Connects a second of an open loop.
+    pub(crate) rate: Option<u64>,
+    /// Whether this side closes first, and with FIN, so that its ports linger in TIME_WAIT.
+    pub(crate) lingers: bool,
+    /// The embedded engine's listen backlog.
+    pub(crate) backlog: u32,
+    /// Whether the connections are held, so that nothing is dialled twice.
+    pub(crate) held: bool,
+}
+
+/// What the preflight found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    /// Connections the limits allow at a time, at most what was asked for.
+    pub(crate) open: u32,
+    /// What is short, what that allows, what to raise: one sentence each.
+    pub(crate) shortages: Vec<String>,
+    /// What may disturb the run without shortening it.
+    pub(crate) warnings: Vec<String>,
+    /// One line of arithmetic for the report.
+    pub(crate) summary: String,
+}
+
+/// The arithmetic, without looking at the machine.
+pub(crate) fn check(needs: &Needs, limits: &Limits) -> Verdict {
+    let ends = if needs.embedded { 2 } else { 1 };
+    let spare = SPARE_FILES + SPARE_FILES_PER_THREAD * u64::from(needs.threads);
+    let files = limits.files.saturating_sub(limits.files_open + spare) / ends;
+    let ports = needs.pairs.saturating_mul(limits.ports);
+    let wanted = u64::from(needs.open);
+    let (mut shortages, mut warnings) = (Vec::new(), Vec::new());
+    if files < wanted {
+        shortages.push(file_shortage(needs, limits, files, ends, spare));
+    }
+    if ports < wanted {
+        shortages.push(format!(
+            "ports: {} address pairs x {} local ports allow {ports} connections at a time, {wanted} \
+             were asked for; give more addresses with --sources or widen net.ipv4.ip_local_port_range",
+            needs.pairs, limits.ports
+        ));
+    }
+    let rate = needs.rate.unwrap_or(FASTEST_LOOP);
+    let lingering = (rate * TIME_WAIT_SECONDS).min(limits.time_wait);
+    if needs.lingers && !needs.held && ports < lingering + wanted {
+        warnings.push(format!(
+            "ports: closing with FIN keeps a port for {TIME_WAIT_SECONDS} s; {ports} ports sustain \
+             {} connects/s; give more addresses with --sources or close with --close rst",
+            ports / TIME_WAIT_SECONDS
+        ));
+    }
+    let backlog = u64::from(needs.backlog).min(limits.somaxconn);
+    if needs.embedded && u64::from(needs.dialling) > backlog {
+        warnings.push(format!(
+            "backlog: {} connects at a time against a listen backlog of {backlog}; the kernel may \
+             drop SYNs, which shows as connects of 1 s and more; raise net.core.somaxconn or lower \
+             --concurrency",
+            needs.dialling
+        ));
+    }
+    let open = wanted.min(files).min(ports);
+    Verdict {
+        open: u32::try_from(open).expect("at most what was asked for"),
+        shortages,
+        warnings,
+        summary: format!(
+            "files {} ({} open, {spare} kept back, {ends} a connection: {files} connections), ports {} x {} \
+             = {ports}, backlog {backlog}",
+            limits.files, limits.files_open, needs.pairs, limits.ports
+        ),
+    }
+}
+
+fn file_shortage(needs: &Needs, limits: &Limits, files: u64, ends: u64, spare: u64) -> String {
+    let want = u64::from(needs.open) * ends + limits.files_open + spare;
+    let both = if needs.embedded {
+        ", both ends being in this process"
+    } else {
+        ""
+    };
+    let raise = if want <= limits.files_hard {
+        format!("ulimit -n {want}")
+    } else {
+        format!(
+            "the hard limit is {}; LimitNOFILE= or limits.conf",
+            limits.files_hard
+        )
+    };
+    let elsewhere = if needs.embedded {
+        "; or run the target in another process and give --target"
+    } else {
+        ""
+    };
+    format!(
+        "files: the limit of {} allows {files} connections at a time{both}; {} were asked for and \
+         need {want} ({raise}{elsewhere})",
+        limits.files, needs.open
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        files: 20_000,
+        files_hard: 20_000,
+        files_open: 6,
+        somaxconn: 4096,
+        ports: 28_232,
+        time_wait: 131_072,
+    };
+
+    const HOLD: Needs = Needs {
+        open: 20_000,
+        dialling: 256,
+        embedded: true,
+        threads: 2,
+        pairs: 65_536,
+        rate: None,
+        lingers: true,
+        backlog: 4096,
+        held: true,
+    };
+
+    #[test]
+    fn both_ends_in_one_process_halve_the_file_limit() {
+        let verdict = check(&HOLD, &LIMITS);
+        assert_eq!(verdict.open, (20_000 - 6 - 48 - 32) / 2);
+        assert!((9_900..10_000).contains(&verdict.open));
+        let [text] = &verdict.shortages[..] else {
+            panic!("{verdict:?}")
+        };
+        assert!(text.contains("allows 9957 connections"), "{text}");
+        assert!(text.contains("need 40086"), "{text}");
+        assert!(text.contains("hard limit is 20000"), "{text}");
+    }
+
+    #[test]
+    fn one_end_needs_one_file() {
+        let needs = Needs {
+            embedded: false,
+            threads: 1,
+            open: 19_000,
+            ..HOLD
+        };
+        let verdict = check(&needs, &LIMITS);
+        assert_eq!(verdict.open, 19_000);
+        assert!(verdict.shortages.is_empty() && verdict.warnings.is_empty());
+        let raised = Limits {
+            files_hard: 100_000,
+            ..LIMITS
+        };
+        let short = check(
+            &Needs {
+                open: 30_000,
+                ..needs
+            },
+            &raised,
+        );
+        assert!(short.shortages[0].contains("ulimit -n 30070"), "{short:?}");
+    }
+
+    #[test]
+    fn one_address_pair_has_one_port_range() {
+        let many = Limits {
+            files: 1 << 20,
+            ..LIMITS
+        };
+        let needs = Needs {
+            pairs: 1,
+            open: 100_000,
+            ..HOLD
+        };
+        let verdict = check(&needs, &many);
+        assert_eq!(verdict.open, 28_232);
+        assert!(verdict.shortages[0].contains("--sources"));
+    }
+
+    #[test]
+    fn lingering_ports_are_a_matter_of_rate() {
+        let churn = Needs {
+            pairs: 1,
+            open: 256,
+            held: false,
+            ..HOLD
+        };
+        assert!(check(&churn, &LIMITS).warnings[0].contains("sustain 470 connects/s"));
+        let slow = Needs {
+            rate: Some(400),
+            ..churn
+        };
+        assert!(check(&slow, &LIMITS).warnings.is_empty());
+        let rst = Needs {
+            lingers: false,
+            ..churn
+        };
+        assert!(check(&rst, &LIMITS).warnings.is_empty());
+        let spread = Needs { pairs: 64, ..churn };
+        assert!(check(&spread, &LIMITS).warnings.is_empty());
+    }
+
+    #[test]
+    fn a_short_backlog_is_said() {
+        let needs = Needs {
+            dialling: 5_000,
+            open: 5_000,
+            ..HOLD
+        };
+        assert!(check(&needs, &LIMITS).warnings[0].contains("backlog of 4096"));
+        let remote = Needs {
+            embedded: false,
+            ..needs
+        };
+        assert!(check(&remote, &LIMITS).warnings.is_empty());
+    }
+
+    #[test]
+    fn nothing_left_means_nothing() {
+        let tiny = Limits {
+            files: 60,
+            ..LIMITS
+        };
+        assert_eq!(check(&HOLD, &tiny).open, 0);
+    }
+
+    #[test]
+    fn this_machine_has_limits() {
+        let limits = Limits::read();
+        assert!(limits.files > 0 && limits.ports > 0 && limits.files_open > 2);
+        assert!(limits.files <= limits.files_hard);
+    }
+}
