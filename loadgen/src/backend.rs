@@ -1,8 +1,6 @@
 //! The generator's own driver: the same as the engine's, chosen the same way.
 
-use flock_engine::io::poll::PollDriver;
-use flock_engine::io::uring::UringDriver;
-use flock_engine::io::{Backend, Clock, Driver, DriverConfig, Selected};
+use flock_engine::io::{Backend, Clock, Driver, DriverConfig, PollDriver, Selected, UringDriver};
 use std::io;
 
 /// A driver that works here.

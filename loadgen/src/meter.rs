@@ -236,7 +236,7 @@ mod tests {
         );
         let unseen = Reading {
             target: vec![],
-            ..after.clone()
+            ..after
         }
         .since(&before);
         assert_eq!((unseen.target(), unseen.target_busiest()), (None, None));

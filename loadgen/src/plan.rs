@@ -146,7 +146,7 @@ impl Plan {
             threads: self.lanes() + shards,
             // Peer k uses source k and target k, each modulo their number: at least this many.
             pairs: u64::from(self.sources.used_by(self.peers)).max(targets as u64),
-            rate: self.rate.map(|rate| rate.per_second().ceil() as u64),
+            rate: self.rate.map(|rate| rate.arrivals_before(1_000_000_000)),
             lingers: self.close == CloseArg::Fin,
             backlog: BACKLOG,
             held: self.hold.is_some(),

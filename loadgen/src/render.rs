@@ -1,7 +1,7 @@
 //! The report as text.
 
 use crate::report::{Cost, LatencyReport, Report};
-use crate::text::{bytes, grouped, latency, one_decimal};
+use crate::text::{bytes, grouped, latency, one_decimal, per_second};
 use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -112,13 +112,8 @@ fn on_cpus(cpus: Option<&[usize]>) -> String {
 
 fn results(page: &mut Page, report: &Report) {
     let (counts, rates) = (&report.counts, &report.rates);
-    let rate = |count: u64, rate: f64| {
-        format!(
-            "{:>11}   {:>9}/s",
-            grouped(count),
-            grouped(rate.round() as u64)
-        )
-    };
+    let rate =
+        |count: u64, rate: f64| format!("{:>11}   {:>9}/s", grouped(count), per_second(rate));
     page.row("connects", &rate(counts.connected, rates.connects_per_s));
     page.row(
         "handshakes",

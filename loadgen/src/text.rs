@@ -4,7 +4,15 @@ use std::time::Duration;
 
 /// `1234567` as `1,234,567`.
 pub(crate) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
+    group(&number.to_string())
+}
+
+/// A rate, rounded to whole numbers.
+pub(crate) fn per_second(rate: f64) -> String {
+    group(&format!("{rate:.0}"))
+}
+
+fn group(digits: &str) -> String {
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (at, digit) in digits.chars().enumerate() {
         if at > 0 && (digits.len() - at).is_multiple_of(3) {
@@ -55,6 +63,7 @@ mod tests {
         assert_eq!(grouped(999), "999");
         assert_eq!(grouped(1_000), "1,000");
         assert_eq!(grouped(1_234_567), "1,234,567");
+        assert_eq!(per_second(28_904.6), "28,905");
     }
 
     #[test]

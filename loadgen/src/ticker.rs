@@ -1,7 +1,7 @@
 //! The progress line, on a terminal only.
 
 use crate::progress::Reading;
-use crate::text::{grouped, one_decimal};
+use crate::text::{grouped, one_decimal, per_second};
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
@@ -62,7 +62,7 @@ fn line(elapsed: Duration, interval: Duration, before: u64, reading: Reading) ->
     format!(
         "{} s   {} handshakes/s   {} done   {} up   {} failed",
         one_decimal(elapsed.as_secs_f64()),
-        grouped((fresh / interval.as_secs_f64()).round() as u64),
+        per_second(fresh / interval.as_secs_f64()),
         grouped(reading.handshaken),
         grouped(reading.open),
         grouped(reading.failed),

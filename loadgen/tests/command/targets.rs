@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 #[derive(Clone, Copy, Debug)]
-pub enum Behaviour {
+pub(crate) enum Behaviour {
     /// An id of 40 bytes in pieces, and application bytes behind it.
     Dribble,
     /// A length of nothing but continuation bits.
@@ -20,7 +20,7 @@ pub enum Behaviour {
     Silence,
 }
 
-pub struct Fake {
+pub(crate) struct Fake {
     addr: SocketAddr,
     ids: Arc<Mutex<HashSet<[u8; 33]>>>,
     over: Arc<AtomicBool>,
@@ -28,7 +28,7 @@ pub struct Fake {
 }
 
 impl Fake {
-    pub fn start(behaviour: Behaviour) -> Self {
+    pub(crate) fn start(behaviour: Behaviour) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         let ids = Arc::new(Mutex::new(HashSet::new()));
@@ -55,12 +55,12 @@ impl Fake {
         }
     }
 
-    pub fn addr(&self) -> SocketAddr {
+    pub(crate) fn addr(&self) -> SocketAddr {
         self.addr
     }
 
     /// How many different ids peers have stated.
-    pub fn ids_seen(&self) -> usize {
+    pub(crate) fn ids_seen(&self) -> usize {
         self.ids.lock().unwrap().len()
     }
 }
