@@ -6,6 +6,8 @@
 //! until it looked, and never hides it.
 
 mod life;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use life::Timeouts;
 use life::{Life, Phase};
@@ -100,7 +102,9 @@ pub(crate) struct Generator<'a, D: Driver> {
     course: Course,
     dials: usize,
     unsettled: usize,
-    started_at: Instant,
+    done: Completions,
+    deadline: Instant,
+    started_at: Option<Instant>,
     next_sweep: Instant,
     window_open: bool,
     stats: Stats,
@@ -126,7 +130,9 @@ impl<'a, D: Driver> Generator<'a, D> {
             course: Course::Launching,
             dials: 0,
             unsettled: 0,
-            started_at: now,
+            done: Completions::with_capacity(1024),
+            deadline: Instant::ZERO,
+            started_at: None,
             next_sweep: now,
             window_open: true,
             stats: Stats::new(),
@@ -135,31 +141,38 @@ impl<'a, D: Driver> Generator<'a, D> {
 
     /// Runs to the end. Errors are the driver's own; what goes wrong with a peer is counted.
     pub(crate) fn run(mut self) -> io::Result<Harvest> {
-        let mut done = Completions::with_capacity(1024);
-        let mut now = self.driver.turn(Some(Instant::ZERO), &mut done)?;
-        self.begin(now);
-        loop {
-            for completion in &done {
-                self.complete(*completion, now);
-            }
-            if now >= self.next_sweep {
-                self.sweep(now);
-            }
-            self.launch(now);
-            self.advance(now);
-            self.publish();
-            if self.is_finished(now) {
-                break;
-            }
-            let deadline = self.deadline(now);
-            now = self.driver.turn(Some(deadline), &mut done)?;
+        while self.turn()? {}
+        Ok(self.end())
+    }
+
+    /// One turn of the driver and what follows from it; false when all is done.
+    fn turn(&mut self) -> io::Result<bool> {
+        let mut done = std::mem::take(&mut self.done);
+        let now = self.driver.turn(Some(self.deadline), &mut done)?;
+        if self.started_at.is_none() {
+            self.begin(now);
         }
+        for completion in &done {
+            self.complete(*completion, now);
+        }
+        self.done = done;
+        if now >= self.next_sweep {
+            self.sweep(now);
+        }
+        self.launch(now);
+        self.advance(now);
+        self.publish();
+        self.deadline = self.next_deadline(now);
+        Ok(!self.is_finished(now))
+    }
+
+    fn end(mut self) -> Harvest {
         let counters = self.driver.counters();
         self.driver.shutdown(Duration::from_secs(1));
-        Ok(Harvest {
+        Harvest {
             stats: self.stats,
             counters,
-        })
+        }
     }
 
     /// Starts the clock: only now is everything ready.
@@ -170,7 +183,7 @@ impl<'a, D: Driver> Generator<'a, D> {
             .is_none()
             .then_some(self.idle.len() as u64);
         self.schedule = Schedule::new(self.load.pace, now, self.load.duration, total);
-        self.started_at = now;
+        self.started_at = Some(now);
     }
 
     fn launch(&mut self, now: Instant) {
@@ -370,7 +383,7 @@ impl<'a, D: Driver> Generator<'a, D> {
     fn advance(&mut self, now: Instant) {
         if self.window_open && self.window_is_over(now) {
             self.window_open = false;
-            self.stats.window = now - self.started_at;
+            self.stats.window = now - self.started_at.unwrap_or(now);
             self.stats.missed = self.schedule.overdue(now);
             self.progress.close_window();
         }
@@ -444,7 +457,7 @@ impl<'a, D: Driver> Generator<'a, D> {
         true
     }
 
-    fn deadline(&self, now: Instant) -> Instant {
+    fn next_deadline(&self, now: Instant) -> Instant {
         let mut deadline = self.next_sweep;
         if self.has_room()
             && let Some(next) = self.schedule.next(now)
