@@ -18,6 +18,15 @@ const SHUTDOWN: Duration = Duration::from_secs(2);
 /// How long the engine's counters may lag behind the last close.
 const SETTLE: Duration = Duration::from_secs(2);
 
+/// What an engine counted itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OwnCount {
+    /// Peers admitted.
+    pub(crate) admitted: u64,
+    /// Messages between its shards.
+    pub(crate) messages: u64,
+}
+
 /// An engine in this process.
 pub(crate) struct Embedded {
     flock: Flock<()>,
@@ -74,13 +83,16 @@ impl Embedded {
             .map_or_else(|| "unknown backend".into(), ToString::to_string)
     }
 
-    /// Peers the engine has admitted, by its own count, once it has caught up with `expected`.
-    pub(crate) fn admitted(&self, expected: u64) -> u64 {
+    /// The engine's own count, once it has caught up with `expected` admitted peers.
+    pub(crate) fn count(&self, expected: u64) -> OwnCount {
         let deadline = Instant::now() + SETTLE;
         loop {
-            let admitted = self.flock.counters().counters.admitted;
-            if admitted >= expected || Instant::now() >= deadline {
-                return admitted;
+            let counters = self.flock.counters().counters;
+            if counters.admitted >= expected || Instant::now() >= deadline {
+                return OwnCount {
+                    admitted: counters.admitted,
+                    messages: counters.messages_sent,
+                };
             }
             std::thread::sleep(Duration::from_millis(5));
         }

@@ -135,20 +135,22 @@ fn measure(
     let mut ticker = Ticker::new(quiet);
     let (engine, target) = aim(plan).map_err(broken)?;
     let measured = run::run(plan, chosen, &target, &stop, &mut ticker).map_err(broken)?;
-    let admitted = engine
+    let own_count = engine
         .as_ref()
-        .map(|engine| engine.admitted(measured.stats.handshaken));
+        .map(|engine| engine.count(measured.stats.handshaken));
     let engine_reason = engine.as_ref().map(Embedded::backend);
     if let Some(engine) = engine {
         engine.stop();
     }
     let interrupted = stop.load(Ordering::Relaxed);
-    let weighed = match plan.weighing() {
-        Some(weighing) if !interrupted => {
-            Some(weigh(&weighing, chosen, &stop, &mut ticker).map_err(broken)?)
-        }
-        _ => None,
-    };
+    let weighing = plan.weighing().filter(|_| !interrupted);
+    let weighed = weighing.and_then(|weighing| {
+        let weighed = weigh(&weighing, chosen, &stop, &mut ticker);
+        // The run itself is measured; its report is not lost for this.
+        weighed
+            .inspect_err(|text| eprintln!("loadgen: memory not measured: {text}"))
+            .ok()
+    });
     let exit_code = match measured.stats.failed() {
         _ if interrupted => INTERRUPTED,
         0 => OK,
@@ -162,7 +164,7 @@ fn measure(
         chosen,
         generator_reason: selected.to_string(),
         engine_reason,
-        admitted,
+        own_count,
         measured: &measured,
         weighed: weighed.as_ref().or(plan.hold.map(|_| &measured)),
         interrupted,

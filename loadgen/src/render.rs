@@ -133,6 +133,19 @@ fn results(page: &mut Page, report: &Report) {
             ),
         );
     }
+    if let Some(messages) = counts
+        .engine_messages
+        .filter(|_| report.run.shards > Some(1))
+    {
+        let each = messages as f64 / counts.handshaken.max(1) as f64;
+        page.row(
+            "messages",
+            &format!(
+                "{:>11}   between shards, {each:.2} a connection",
+                grouped(messages)
+            ),
+        );
+    }
     if let Some(survived) = counts.survived {
         page.row(
             "held",

@@ -2,6 +2,7 @@
 //! only ever added within a schema number.
 
 use crate::backend::Chosen;
+use crate::engine::OwnCount;
 use crate::meter::{self, Share, Spent, Weight};
 use crate::plan::{Aim, Plan};
 use crate::preflight;
@@ -94,6 +95,7 @@ pub(crate) struct Counts {
     pub(crate) peak_open: u64,
     pub(crate) bytes_in: u64,
     pub(crate) target_admitted: Option<u64>,
+    pub(crate) engine_messages: Option<u64>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -180,7 +182,7 @@ pub(crate) struct Findings<'a> {
     pub(crate) chosen: Chosen,
     pub(crate) generator_reason: String,
     pub(crate) engine_reason: Option<String>,
-    pub(crate) admitted: Option<u64>,
+    pub(crate) own_count: Option<OwnCount>,
     pub(crate) measured: &'a Measured,
     /// The separate weighing of idle connections, or a run that held some.
     pub(crate) weighed: Option<&'a Measured>,
@@ -287,7 +289,8 @@ fn counts(findings: &Findings<'_>) -> Counts {
         survived: findings.plan.hold.map(|_| stats.survived),
         peak_open: stats.peak,
         bytes_in: stats.bytes_in,
-        target_admitted: findings.admitted,
+        target_admitted: findings.own_count.map(|count| count.admitted),
+        engine_messages: findings.own_count.map(|count| count.messages),
     }
 }
 

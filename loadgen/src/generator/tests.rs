@@ -59,12 +59,15 @@ impl Target {
     }
 }
 
+/// What happens to the network between the generator's node and the target's.
+type Event = fn(&SimWorld, [NodeId; 2]);
+
 /// A generator's node, a target's, and what happens to the network at some time.
 struct Scene {
     world: SimWorld,
     nodes: [NodeId; 2],
     target: Target,
-    event: Option<(Instant, fn(&SimWorld, [NodeId; 2]))>,
+    event: Option<(Instant, Event)>,
 }
 
 impl Scene {
