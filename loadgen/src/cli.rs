@@ -2,8 +2,7 @@
 
 use crate::units::{self, Cpus, Rate, Sources};
 use clap::{Parser, ValueEnum};
-use flock_engine::io::Backend;
-use flock_transport::CloseHow;
+use flock_engine::io::{Backend, CloseHow};
 use std::path::PathBuf;
 use std::time::Duration;
 

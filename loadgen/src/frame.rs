@@ -1,7 +1,7 @@
 //! The identity handshake as a simulated peer speaks it: a varint length, then the id.
 
 use bytes::Bytes;
-use flock_transport::HandshakeError;
+use flock_engine::io::HandshakeError;
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 

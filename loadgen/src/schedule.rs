@@ -2,7 +2,7 @@
 //! that does not care how the target is doing). Pure: time comes in as an argument.
 
 use crate::units::Rate;
-use flock_transport::Instant;
+use flock_engine::io::Instant;
 use std::time::Duration;
 
 /// How arrivals are paced.

@@ -1,7 +1,7 @@
 //! What one generator thread counts and times. Threads keep their own and are merged at the end:
 //! all histograms share bounds and precision, so merging adds slot by slot and loses nothing.
 
-use flock_transport::{Errno, HandshakeError};
+use flock_engine::io::{Errno, HandshakeError};
 use hdrhistogram::Histogram;
 use std::collections::BTreeMap;
 use std::time::Duration;

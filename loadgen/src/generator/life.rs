@@ -1,6 +1,5 @@
 use crate::frame::FrameReader;
-use flock_engine::io::SocketId;
-use flock_transport::Instant;
+use flock_engine::io::{Instant, SocketId};
 use std::time::Duration;
 
 /// When a peer is given up.

@@ -18,10 +18,9 @@ use crate::schedule::{Pace, Schedule};
 use crate::stats::{Failure, Stage, Stats};
 use crate::units::Sources;
 use flock_engine::io::{
-    Completion, Completions, ConnectOptions, Driver, DriverCounters, LoanId, Op, Outcome, Token,
+    Chunks, CloseHow, Completion, Completions, ConnectOptions, Driver, DriverCounters, Instant,
+    LoanId, Op, Outcome, StreamOptions, Token,
 };
-use flock_tcp::StreamOptions;
-use flock_transport::{Chunks, CloseHow, Instant};
 use slab::Slab;
 use std::collections::VecDeque;
 use std::io;

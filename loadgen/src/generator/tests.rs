@@ -4,8 +4,8 @@
 use super::*;
 use bytes::Bytes;
 use flock_engine::io::DriverConfig;
+use flock_engine::io::ListenOptions;
 use flock_engine::io::sim::{Faults, NodeId, SimDriver, SimWorld};
-use flock_tcp::ListenOptions;
 use std::net::IpAddr;
 
 /// Far beyond the end of every run here.
