@@ -12,7 +12,7 @@ pub(crate) enum Chosen {
 
 impl Chosen {
     pub(crate) fn of(selected: &Selected) -> Self {
-        match selected.backend() {
+        match selected.backend {
             Backend::Poll => Self::Poll,
             Backend::Uring | Backend::Auto => Self::Uring,
         }
@@ -24,6 +24,11 @@ impl Chosen {
             Self::Poll => "epoll",
         }
     }
+}
+
+/// Which backend and why, for people.
+pub(crate) fn describe(selected: &Selected) -> String {
+    format!("{} ({})", Chosen::of(selected).name(), selected.reason)
 }
 
 /// Something to do with a driver, whichever it is.

@@ -1,12 +1,12 @@
 //! The engine under load: in this process, or in a child of its own so that each side's memory
 //! can be told apart.
 
+use crate::backend;
 use crate::meter::TargetThreads;
-use crate::plan::BACKLOG;
 use crate::run::Target;
 use crate::system;
 use crate::units::Cpus;
-use flock_engine::io::{Backend, ListenOptions};
+use flock_engine::io::Backend;
 use flock_engine::{Flock, Ignore};
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -48,11 +48,7 @@ impl Embedded {
             .cpus(cpus.unwrap_or_default().iter().copied())
             .max_connections(0)
             .half_open(1 << 20)
-            .connections(1 << 20)
-            .listen(ListenOptions {
-                backlog: BACKLOG,
-                ..ListenOptions::default()
-            });
+            .connections(1 << 20);
         let flock = builder
             .start_with(|_shard| Ignore)
             .map_err(|error| format!("the engine does not start: {error}"))?;
@@ -80,7 +76,7 @@ impl Embedded {
     pub(crate) fn backend(&self) -> String {
         self.flock
             .backend()
-            .map_or_else(|| "unknown backend".into(), ToString::to_string)
+            .map_or_else(|| "drivers of its own".into(), backend::describe)
     }
 
     /// The engine's own count, once it has caught up with `expected` admitted peers.

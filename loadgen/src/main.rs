@@ -162,7 +162,7 @@ fn measure(
         asked,
         addrs: target.addrs.iter().map(ToString::to_string).collect(),
         chosen,
-        generator_reason: selected.to_string(),
+        generator_reason: backend::describe(&selected),
         engine_reason,
         own_count,
         measured: &measured,

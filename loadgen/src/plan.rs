@@ -5,13 +5,11 @@ use crate::generator::Timeouts;
 use crate::preflight::Needs;
 use crate::system;
 use crate::units::{Cpus, Rate, Sources};
+use flock_engine::io::ListenOptions;
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
-
-/// The listen backlog asked of the embedded engine.
-pub(crate) const BACKLOG: u32 = 4096;
 
 const PEERS: u32 = 4096;
 const CONCURRENCY: u32 = 256;
@@ -148,7 +146,7 @@ impl Plan {
             pairs: u64::from(self.sources.used_by(self.peers)).max(targets as u64),
             rate: self.rate.map(|rate| rate.arrivals_before(1_000_000_000)),
             lingers: self.close == CloseArg::Fin,
-            backlog: BACKLOG,
+            backlog: ListenOptions::default().backlog,
             held: self.hold.is_some(),
         }
     }
