@@ -5,8 +5,10 @@ use serde::Serialize;
 
 /// A thread this busy, or waiting for its processor, had no time left.
 const FULL: f64 = 0.90;
-/// A thread that waited this much for its processor was disturbed by something else on it.
+/// A thread that waited this much of the time for its processor was disturbed by something else.
 const DISTURBED: f64 = 0.05;
+/// And when it waited this much, that is what limited the run.
+const CROWDED_OUT: f64 = 0.20;
 /// An open loop whose starts were later than this at the 99th percentile fell behind its plan.
 const LATE_SECONDS: f64 = 0.010;
 
@@ -22,6 +24,8 @@ pub(crate) enum BoundBy {
     Both,
     /// Neither: the plan (rate, number in flight, latency) set the pace.
     Neither,
+    /// Programs that are neither side had the processors for a good part of the time.
+    OtherPrograms,
     /// The generator had time left and nothing is known about the target's.
     NotTheGenerator,
 }
@@ -124,6 +128,12 @@ fn is_full(share: Share) -> bool {
 }
 
 fn bound_by(evidence: &Evidence) -> BoundBy {
+    let crowded_out = |share: Share| share.waiting >= CROWDED_OUT;
+    if !evidence.shared
+        && (crowded_out(evidence.generator) || evidence.target.is_some_and(crowded_out))
+    {
+        return BoundBy::OtherPrograms;
+    }
     let generator = is_full(evidence.generator);
     match evidence.target {
         Some(target) if evidence.shared && evidence.generator.busy + target.busy >= FULL => {
@@ -148,6 +158,7 @@ fn headline(bound_by: BoundBy, evidence: &Evidence) -> &'static str {
         BoundBy::Neither if evidence.held => "idle connections, neither side busy",
         BoundBy::Neither if evidence.open_loop => "neither side full at this rate",
         BoundBy::Neither => "latency-bound, neither side full",
+        BoundBy::OtherPrograms => "bound by other programs on these processors",
         BoundBy::NotTheGenerator => "not generator-bound",
     }
 }
@@ -247,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_side_that_waits_for_its_processor_is_full_and_disturbed() {
+    fn a_side_that_waits_for_its_processor_is_disturbed() {
         let crowded = Share {
             busy: 0.48,
             waiting: 0.48,
@@ -256,11 +267,20 @@ mod tests {
             generator: crowded,
             ..CLOSED
         });
-        assert_eq!(verdict.bound_by, BoundBy::Generator);
+        assert_eq!(verdict.bound_by, BoundBy::OtherPrograms);
         assert!(
             verdict.text.contains("the generator waited for 50 %"),
             "{verdict:?}"
         );
+        let nudged = judge(&Evidence {
+            generator: Share {
+                busy: 0.85,
+                waiting: 0.10,
+            },
+            ..CLOSED
+        });
+        assert_eq!(nudged.bound_by, BoundBy::Generator);
+        assert!(nudged.text.contains("other programs"));
         assert!(!judge(&CLOSED).text.contains("other programs"));
     }
 }
