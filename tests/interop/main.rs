@@ -3,6 +3,8 @@
 //! The packages are installed by the tests themselves, from the committed lock file. Without Node
 //! the tests say so and pass; where `CI` is set they fail.
 
+mod cases;
+mod engine;
 mod install;
 mod node;
 

@@ -15,8 +15,9 @@ function emit (event, fields) {
 }
 
 const commands = {
-  // start {swarm, id?, maxConnections?, echo?}: a swarm that listens on a free port
-  start ({ swarm, id, maxConnections, echo }) {
+  // start {swarm, id?, maxConnections?, echo?, quiet?}: a swarm that listens on a free port; a
+  // quiet one tells nothing of its connections
+  start ({ swarm, id, maxConnections, echo, quiet }) {
     const sw = discoverySwarm({
       discovery: false,
       utp: false,
@@ -24,7 +25,8 @@ const commands = {
       maxConnections
     })
     swarms.set(swarm, sw)
-    sw.on('connection', (stream, info) => onconnection(swarm, stream, info, echo))
+    if (quiet) sw.on('connection', (stream) => stream.on('error', () => {}).resume())
+    else sw.on('connection', (stream, info) => onconnection(swarm, stream, info, echo))
     sw.on('redundant-connection', (stream, info) => emit('redundant-connection', { swarm, initiator: info.initiator }))
     sw.on('peer-banned', (banned) => emit('peer-banned', { swarm, reason: banned.reason }))
     sw.on('connect-failed', (peer) => emit('connect-failed', { swarm, port: peer.port }))
