@@ -91,11 +91,9 @@ impl Waiter {
     /// Waits for an event or until `until`; may end early without either. Returns whether it
     /// slept.
     fn sleep(&mut self, until: Option<Instant>) -> io::Result<bool> {
-        let started = self.clock.now();
         if self.spin > Duration::ZERO {
-            let give_up = until
-                .map_or(Instant::FAR_FUTURE, |at| at)
-                .min(started + self.spin);
+            let spun = self.clock.now() + self.spin;
+            let give_up = until.map_or(spun, |at| at.min(spun));
             loop {
                 self.look()?;
                 if !self.events.is_empty() {
