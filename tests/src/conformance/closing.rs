@@ -128,3 +128,27 @@ pub fn close_twice_is_once<F: Fixture>() {
     rig.linger(Duration::from_millis(20));
     assert_eq!(rig.record(dialled).count(Outcome::Closed), 1);
 }
+
+/// A close swallows also what is on its way already: ends of cancelled operations, and a dial
+/// that failed at once.
+pub fn close_swallows_what_is_pending<F: Fixture>() {
+    let mut rig = Rig::new::<F>();
+    let (listener, addr) = rig.listen::<F>();
+    let (dialled, accepted) = rig.pair(listener, addr);
+    rig.recv(dialled);
+    rig.recv(accepted);
+    rig.send(dialled, &pattern(11, 32 << 20));
+    rig.turn(Duration::ZERO);
+    let before = rig.record(dialled).outcomes.len();
+    rig.cancel(dialled, Verb::Recv);
+    rig.cancel(dialled, Verb::Send);
+    rig.close_how(dialled, CloseHow::Rst);
+    let dial = rig.connect(addr);
+    rig.cancel(dial, Verb::Connect);
+    rig.close(dial);
+    rig.until("close", |rig| {
+        rig.record(dialled).has(Outcome::Closed) && rig.record(dial).has(Outcome::Closed)
+    });
+    assert_eq!(rig.record(dialled).outcomes.len(), before + 1);
+    assert_eq!(rig.record(dial).outcomes, [Outcome::Closed]);
+}

@@ -47,13 +47,13 @@ macro_rules! conformance {
                 shutdown_closes_everything, nobody_starves;
             closing: close_ends_with_closed_alone, half_close_works_both_ways,
                 reset_reaches_the_peer, fin_reaches_the_peer, data_before_the_end_is_delivered,
-                send_then_close_sends, close_twice_is_once;
+                send_then_close_sends, close_twice_is_once, close_swallows_what_is_pending;
             dialling: refused, cancelled_at_any_moment, closed_at_once;
             receiving: echo, split_and_coalesced, cancel_loses_no_byte, data_before_recv_waits,
                 cancelled_receive_ends_once;
             sending: big_sends_arrive_whole, a_slow_reader_holds_the_sender,
                 cancelled_send_ends_once, chunks_keep_their_order, send_to_a_reset_stream_fails;
-            waiting: deadlines_are_kept, a_past_deadline_does_not_wait, an_early_wake_is_kept,
+            waiting: deadlines_are_kept, deadlines_are_fine_grained, a_past_deadline_does_not_wait, an_early_wake_is_kept,
                 time_never_goes_back;
         }
     };

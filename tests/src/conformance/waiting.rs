@@ -29,6 +29,19 @@ pub fn deadlines_are_kept<F: Fixture>() {
     }
 }
 
+/// Deadlines are not rounded up to a millisecond.
+pub fn deadlines_are_fine_grained<F: Fixture>() {
+    let mut rig = Rig::new::<F>();
+    let wait = Duration::from_micros(100);
+    let late = (0..100).map(|_| {
+        rig.turn(Duration::ZERO);
+        let deadline = rig.driver.now() + wait;
+        rig.turn(wait) - deadline
+    });
+    let best = late.min().expect("a hundred tries");
+    assert!(best < Duration::from_micros(600), "{best:?} late at best");
+}
+
 /// A deadline in the past is a turn that only looks.
 pub fn a_past_deadline_does_not_wait<F: Fixture>() {
     let mut rig = Rig::new::<F>();
