@@ -10,7 +10,10 @@ use std::time::{Duration, Instant};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) fn engine(backend: Backend) -> Builder {
-    Flock::builder().backend(backend).shards(2)
+    Flock::builder()
+        .backend(backend)
+        .shards(2)
+        .linger(Duration::from_millis(300))
 }
 
 pub(crate) fn id(byte: u8) -> PeerId {

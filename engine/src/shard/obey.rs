@@ -50,7 +50,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             }
             Command::Unlisten => self.unlisten(),
             Command::Join { channel, announce } => self.swarm.join(channel, announce),
-            Command::Leave { channel } => self.swarm.leave(&channel),
+            Command::Leave { channel } => self.swarm.leave(now, &channel),
             Command::AddPeer { channel, addr } => self.swarm.add_peer(now, channel, addr),
             Command::Ban {
                 target,

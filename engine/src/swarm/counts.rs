@@ -50,6 +50,17 @@ impl SharedCounts {
         admitted(self.used.load(Ordering::SeqCst)) >= self.limit()
     }
 
+    #[cfg(test)]
+    pub(crate) fn is_unused(&self) -> bool {
+        self.used.load(Ordering::SeqCst) == 0
+    }
+
+    /// Whether a dial would find room.
+    pub(crate) fn has_room(&self) -> bool {
+        let used = self.used.load(Ordering::SeqCst);
+        admitted(used) + dialling(used) < self.limit()
+    }
+
     /// Takes room for a dial: admitted and dialled together stay within the limit.
     pub(crate) fn reserve_dial(&self) -> bool {
         self.take(1, |used| admitted(used) + dialling(used) < self.limit())

@@ -142,11 +142,11 @@ impl Swarm {
     }
 
     pub(super) fn refill(&mut self, now: Instant, hops: u16) {
-        let before = self.dials;
         self.kick(now);
-        if self.dials > before || hops == 0 || self.counts.full() {
+        if hops == 0 || !self.counts.has_room() {
             return;
         }
+        // This shard had nothing to dial, or as much as it may dial at a time.
         if let Some(shard) = self.counts.next_waiting()
             && shard != self.config.shard
         {

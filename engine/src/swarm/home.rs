@@ -49,6 +49,11 @@ impl Home {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.peers.is_empty()
+    }
+
     /// A connection's handshake is done.
     pub(super) fn claim(&mut self, peer: PeerId, new: Contender, out: &mut Verdicts) {
         let refused = |conn: ConnId, reason| (conn.shard, PeerMessage::Refused { conn, reason });

@@ -101,7 +101,7 @@ impl Swarm {
     }
 
     /// The home admitted the connection.
-    pub(super) fn granted(&mut self, conn: ConnId) {
+    pub(super) fn granted(&mut self, now: Instant, conn: ConnId) {
         // One that has ended meanwhile has told the home so.
         let Some(record) = self.conns.get_mut(conn) else {
             return;
@@ -111,10 +111,15 @@ impl Swarm {
         }
         record.stage = Stage::Admitted;
         let info = record.info(conn);
-        self.end_handshake(info.initiator);
+        let initiator = info.initiator;
+        self.end_handshake(initiator);
         self.connected += 1;
         self.emit(Event::Connection(info));
         self.actions.push_back(Action::Admit { conn });
+        if initiator {
+            // For a moment the peer counted as admitted and as dialled.
+            self.made_room(now);
+        }
     }
 
     /// The home refused the connection.

@@ -157,7 +157,7 @@ impl Swarm {
     }
 
     /// Candidates of this channel alone are forgotten, unless they are connected.
-    pub(crate) fn leave(&mut self, channel: &ChannelKey) {
+    pub(crate) fn leave(&mut self, now: Instant, channel: &ChannelKey) {
         if self.joined.remove(channel).is_none() {
             return;
         }
@@ -166,7 +166,7 @@ impl Swarm {
                 self.forget_unless_connected(id);
             }
         }
-        self.show_queued();
+        self.made_room(now);
     }
 
     /// A peer was found. Called on the home shard of `addr`.
@@ -265,7 +265,7 @@ impl Swarm {
             });
             self.forget_unless_connected(id);
         }
-        self.show_queued();
+        self.made_room(now);
     }
 
     pub(crate) fn unban(&mut self, target: &BanTarget) {
@@ -299,7 +299,7 @@ impl Swarm {
                 self.pass_verdicts(now);
             }
             PeerMessage::Release { peer, conn } => self.release(now, &peer, conn),
-            PeerMessage::Granted { conn } => self.granted(conn),
+            PeerMessage::Granted { conn } => self.granted(now, conn),
             PeerMessage::Refused { conn, reason } => self.refused(conn, reason),
             PeerMessage::Yield { conn } => self.yield_place(conn),
             PeerMessage::PeerGone { peer } => self.peer_gone(now, &peer),

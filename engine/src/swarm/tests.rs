@@ -1,1 +1,401 @@
+//! Several swarms wired by a router that a seed drives, held to what must never happen.
 
+use super::*;
+use crate::event::RefuseReason;
+use flock_transport::Transport;
+use rand::Rng;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+const PEERS: u8 = 6;
+const ADDRS: u8 = 10;
+
+fn own() -> PeerId {
+    PeerId::new(&[3]).unwrap()
+}
+
+fn config(shard: u16, shards: u16) -> SwarmConfig {
+    SwarmConfig {
+        shard,
+        shards,
+        id: own(),
+        hash_seed: 7,
+        half_open: 4,
+        candidates: 8,
+        whitelist: Vec::new(),
+        connect_timeout: Duration::from_secs(3),
+        retry: [1, 1, 5, 15].map(Duration::from_secs),
+        keep_existing: false,
+        dials: 3,
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    Handshaking,
+    Claiming,
+    Admitted,
+}
+
+/// Shards without sockets: what the swarms ask for is done at once or when the seed says.
+struct World {
+    swarms: Vec<Swarm>,
+    counts: Arc<SharedCounts>,
+    homes: Homes,
+    mail: BTreeMap<(u16, u16), VecDeque<PeerMessage>>,
+    dials: BTreeSet<(u16, u32, u32)>,
+    conns: BTreeMap<ConnId, (Life, u8)>,
+    events: BTreeMap<ConnId, Vec<&'static str>>,
+    limit: u32,
+    now: Instant,
+    next_slot: u32,
+    rng: SmallRng,
+}
+
+impl World {
+    fn new(seed: u64, shards: u16, limit: u32) -> Self {
+        let counts = Arc::new(SharedCounts::new(shards, limit));
+        let swarm = |shard| Swarm::new(config(shard, shards), counts.clone(), seed);
+        Self {
+            swarms: (0..shards).map(swarm).collect(),
+            homes: Homes::new(7, shards),
+            mail: BTreeMap::new(),
+            dials: BTreeSet::new(),
+            conns: BTreeMap::new(),
+            events: BTreeMap::new(),
+            limit,
+            now: Instant::from_nanos(1_000_000_000),
+            next_slot: 0,
+            rng: SmallRng::seed_from_u64(seed),
+            counts,
+        }
+    }
+
+    fn shards(&self) -> u16 {
+        u16::try_from(self.swarms.len()).unwrap()
+    }
+
+    fn swarm(&mut self, shard: u16) -> &mut Swarm {
+        &mut self.swarms[usize::from(shard)]
+    }
+
+    fn conn_id(&mut self, shard: u16) -> ConnId {
+        self.next_slot += 1;
+        ConnId {
+            shard,
+            slot: self.next_slot,
+            generation: 0,
+        }
+    }
+
+    fn pick<T: Clone>(&mut self, from: impl ExactSizeIterator<Item = T>) -> Option<T> {
+        let len = from.len();
+        (len > 0).then(|| from.into_iter().nth(self.rng.random_range(0..len)).unwrap())
+    }
+
+    fn carry_out(&mut self, shard: u16) {
+        while let Some(action) = self.swarm(shard).poll_action() {
+            match action {
+                Action::Dial { candidate, .. } => {
+                    assert!(
+                        self.dials
+                            .insert((shard, candidate.slot, candidate.generation))
+                    );
+                }
+                Action::AbortDial { candidate } => {
+                    assert!(
+                        self.dials
+                            .remove(&(shard, candidate.slot, candidate.generation))
+                    );
+                }
+                Action::Admit { conn } => {
+                    let life = self.conns.get_mut(&conn).expect("a live connection");
+                    assert_eq!(life.0, Life::Claiming);
+                    life.0 = Life::Admitted;
+                }
+                Action::Close { conn, reason } => self.end(conn, reason),
+                Action::Send { shard: to, message } => {
+                    assert_ne!(to, shard, "messages to oneself are calls");
+                    self.mail.entry((shard, to)).or_default().push_back(message);
+                }
+                Action::Emit(event) => self.note(&event),
+            }
+        }
+    }
+
+    fn note(&mut self, event: &Event) {
+        let conn = match event {
+            Event::Handshaking(info)
+            | Event::HandshakeTimeout(info)
+            | Event::Connection(info)
+            | Event::RedundantConnection(info)
+            | Event::ConnectionClosed { info, .. } => info.conn,
+            _ => return,
+        };
+        self.events.entry(conn).or_default().push(event.name());
+    }
+
+    fn end(&mut self, conn: ConnId, reason: CloseReason) {
+        if self.conns.remove(&conn).is_some() {
+            let now = self.now;
+            self.swarm(conn.shard).closed(now, conn, reason, 0, 0);
+        }
+    }
+
+    fn random_operation(&mut self) {
+        let now = self.now;
+        match self.rng.random_range(0..14) {
+            0 | 1 => {
+                let addr = SocketAddr::from(([10, 0, 0, self.rng.random_range(0..ADDRS)], 1));
+                let shard = self.homes.of_addr(addr);
+                self.swarm(shard).add_peer(now, "c".into(), addr);
+                self.carry_out(shard);
+            }
+            2 | 3 => {
+                let shard = self.rng.random_range(0..self.shards());
+                let addr = SocketAddr::from(([10, 9, 9, 9], 1));
+                let full = self.counts.full();
+                let judged = self.swarm(shard).inbound(now, Transport::Tcp, addr);
+                assert_eq!(judged == Err(RefuseReason::TooManyConnections), full);
+                if judged.is_ok() {
+                    let conn = self.conn_id(shard);
+                    self.swarm(shard)
+                        .inbound_started(conn, addr, Transport::Tcp);
+                    let peer = self.rng.random_range(0..PEERS);
+                    self.conns.insert(conn, (Life::Handshaking, peer));
+                }
+                self.carry_out(shard);
+            }
+            4..=6 => self.answer_a_dial(),
+            7..=9 => self.finish_a_handshake(),
+            10 => {
+                if let Some(conn) = self.pick(self.conns.clone().into_keys()) {
+                    self.end(conn, CloseReason::PeerClosed);
+                    self.carry_out(conn.shard);
+                }
+            }
+            11 => self.advance(),
+            _ => {
+                self.deliver_one();
+            }
+        }
+    }
+
+    fn answer_a_dial(&mut self) {
+        let Some((shard, slot, generation)) = self.pick(self.dials.clone().into_iter()) else {
+            return;
+        };
+        self.dials.remove(&(shard, slot, generation));
+        let (now, id) = (self.now, CandidateId { slot, generation });
+        if self.rng.random_bool(0.7) {
+            let conn = self.conn_id(shard);
+            let addr = self.swarm(shard).candidates.get(id).unwrap().addr;
+            let SocketAddr::V4(v4) = addr else {
+                unreachable!()
+            };
+            // Several addresses lead to the same peer, and some to ourselves.
+            self.conns
+                .insert(conn, (Life::Handshaking, v4.ip().octets()[3] % PEERS));
+            self.swarm(shard).dial_established(now, id, conn);
+        } else {
+            self.swarm(shard).dial_failed(now, id, false);
+        }
+        self.carry_out(shard);
+    }
+
+    fn finish_a_handshake(&mut self) {
+        let handshaking: Vec<_> = self
+            .conns
+            .iter()
+            .filter(|(_, (life, _))| *life == Life::Handshaking)
+            .map(|(conn, (_, peer))| (*conn, *peer))
+            .collect();
+        let Some((conn, peer)) = self.pick(handshaking.into_iter()) else {
+            return;
+        };
+        let now = self.now;
+        if self.rng.random_bool(0.1) {
+            self.swarm(conn.shard).handshake_timeout(conn);
+            self.end(conn, CloseReason::HandshakeTimeout);
+        } else {
+            self.conns.insert(conn, (Life::Claiming, peer));
+            self.swarm(conn.shard)
+                .handshake_done(now, conn, PeerId::new(&[peer]).unwrap());
+        }
+        self.carry_out(conn.shard);
+    }
+
+    fn advance(&mut self) {
+        self.now = self.now + Duration::from_millis(self.rng.random_range(1..4000));
+        for shard in 0..self.shards() {
+            let now = self.now;
+            self.swarm(shard).on_deadline(now);
+            self.carry_out(shard);
+        }
+    }
+
+    fn deliver_one(&mut self) -> bool {
+        let waiting: Vec<_> = self
+            .mail
+            .iter()
+            .filter(|(_, queue)| !queue.is_empty())
+            .map(|(k, _)| *k)
+            .collect();
+        let Some((from, to)) = self.pick(waiting.into_iter()) else {
+            return false;
+        };
+        let message = self.mail.get_mut(&(from, to)).unwrap().pop_front().unwrap();
+        let now = self.now;
+        self.swarm(to).message(now, message);
+        self.carry_out(to);
+        true
+    }
+
+    fn check(&self) {
+        let mut admitted = BTreeSet::new();
+        for (conn, (life, peer)) in &self.conns {
+            if *life == Life::Admitted {
+                assert!(
+                    admitted.insert(*peer),
+                    "two connections to peer {peer}, one is {conn}"
+                );
+                assert_ne!(PeerId::new(&[*peer]).unwrap(), own());
+            }
+        }
+        assert!(
+            self.limit == 0 || admitted.len() <= self.limit as usize,
+            "{admitted:?}"
+        );
+        let (mut connecting, mut connected) = (0, 0);
+        for swarm in &self.swarms {
+            connecting += swarm.stats().connecting;
+            connected += swarm.stats().connected;
+        }
+        let unfinished = self.conns.len() - admitted.len() + self.dials.len();
+        assert_eq!(
+            (connecting, connected),
+            (unfinished as u64, admitted.len() as u64)
+        );
+    }
+
+    /// With all mail delivered, nobody waits for room that is there.
+    fn check_nobody_starves(&mut self) {
+        while self.deliver_one() {}
+        let room = self.counts.reserve_dial();
+        if room {
+            self.counts.release_dial();
+            for swarm in &self.swarms {
+                let idle = swarm.dials < swarm.config.dials;
+                assert!(
+                    !idle || swarm.stats().queued == 0,
+                    "queued candidates and room"
+                );
+            }
+        }
+    }
+
+    fn wind_down(&mut self) {
+        for swarm in &mut self.swarms {
+            swarm.suspend_starts(true);
+        }
+        while let Some((shard, slot, generation)) = self.dials.pop_first() {
+            let now = self.now;
+            self.swarm(shard)
+                .dial_failed(now, CandidateId { slot, generation }, false);
+            self.carry_out(shard);
+        }
+        while let Some(conn) = self.conns.keys().next().copied() {
+            self.end(conn, CloseReason::Shutdown);
+            self.carry_out(conn.shard);
+        }
+        while self.deliver_one() {}
+        for swarm in &self.swarms {
+            let Stats {
+                connecting,
+                connected,
+                ..
+            } = swarm.stats();
+            assert_eq!((connecting, connected), (0, 0));
+            assert!(swarm.home.is_empty(), "the home forgot nobody");
+        }
+        assert!(self.counts.is_unused(), "all room was given back");
+        for (conn, names) in &self.events {
+            let closed = names
+                .iter()
+                .filter(|name| **name == "connection-closed")
+                .count();
+            assert_eq!((names[0], closed), ("handshaking", 1), "{conn}: {names:?}");
+            assert_eq!(
+                *names.last().unwrap(),
+                "connection-closed",
+                "{conn}: {names:?}"
+            );
+        }
+    }
+}
+
+fn run(seed: u64, shards: u16, limit: u32) {
+    let mut world = World::new(seed, shards, limit);
+    for step in 0..150 {
+        world.random_operation();
+        world.check();
+        if step % 25 == 24 {
+            world.check_nobody_starves();
+            world.check();
+        }
+    }
+    world.wind_down();
+}
+
+#[test]
+fn random_lives_break_no_rule() {
+    for shards in [1, 3, 8] {
+        for limit in [0, 1, 3] {
+            for seed in 0..1_200 {
+                let outcome = std::panic::catch_unwind(|| run(seed, shards, limit));
+                assert!(
+                    outcome.is_ok(),
+                    "run({seed}, {shards}, {limit}) broke a rule"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn retries_follow_the_table_and_end_in_a_drop() {
+    let counts = Arc::new(SharedCounts::new(1, 0));
+    let mut swarm = Swarm::new(config(0, 1), counts, 1);
+    let start = Instant::from_nanos(1_000_000_000);
+    let mut now = start;
+    swarm.add_peer(now, "c".into(), "10.0.0.1:1".parse().unwrap());
+    let mut dialled = Vec::new();
+    loop {
+        let mut dropped = false;
+        while let Some(action) = swarm.poll_action() {
+            match action {
+                Action::Dial { candidate, .. } => {
+                    dialled.push((now - start).as_secs_f64());
+                    swarm.dial_failed(now, candidate, false);
+                }
+                Action::Emit(Event::PeerDropped(peer)) => {
+                    assert_eq!(peer.retries, 4);
+                    dropped = true;
+                }
+                _ => {}
+            }
+        }
+        if dropped {
+            break;
+        }
+        now = swarm.next_deadline().expect("a retry is planned");
+        swarm.on_deadline(now);
+    }
+    let expected = [0.0, 1.0, 2.0, 7.0, 22.0];
+    assert_eq!(dialled.len(), expected.len());
+    for (at, expected) in dialled.iter().zip(expected) {
+        assert!(
+            (at - expected).abs() <= expected * 0.1 + 0.01,
+            "{dialled:?}"
+        );
+    }
+}
