@@ -83,7 +83,7 @@ struct MemoryArgs {
 #[derive(Debug, Args)]
 struct NodeArgs {
     /// The folder that holds `node_modules` with discovery-swarm 6.1.0.
-    #[arg(long, env = "FLOCK_NODE_DIR", default_value = "tests/interop")]
+    #[arg(long, env = "FLOCK_NODE_DIR", default_value = "tests/interop/node")]
     modules: PathBuf,
     /// Our server.
     #[arg(long, value_parser = engine, default_value = "uring")]

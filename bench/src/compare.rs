@@ -231,18 +231,18 @@ pub fn run(
     Ok(all)
 }
 
-/// The engines a scenario compares when none are named: all of them, but quick-ack variants only
-/// where connections are made, and for a common client only one of each server.
+/// The engines a scenario compares when none are named: those in which they differ. How the
+/// client acknowledges matters only where clients connect, and one shard or several only where
+/// there are several cores.
 #[must_use]
 pub fn default_engines(scenario: &Scenario) -> Vec<Engine> {
-    let makes_connections = matches!(scenario.job, Job::Life(_)) && !scenario.common_client;
-    engines::ALL
-        .iter()
-        .copied()
-        .filter(|engine| {
-            makes_connections || !(engine.name.ends_with("-qa0") || engine.name.ends_with("-ack"))
-        })
-        .collect()
+    let dials = matches!(scenario.job, Job::Life(_)) && !scenario.common_client;
+    let differs = |engine: &&Engine| match engine.name {
+        name if name.ends_with("-qa0") || name.ends_with("-ack") => dials,
+        name if name.ends_with("-single") => scenario.copies > 1,
+        _ => true,
+    };
+    engines::ALL.iter().filter(differs).copied().collect()
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ pub struct Engine {
     pub drive: fn(&Arc<Drive>) -> io::Result<()>,
 }
 
-/// What the server's side counts. Only that side writes.
+/// What the server's side counts.
 #[derive(Debug, Default)]
 pub struct Served {
     /// Connections whose client frame arrived whole and was right.
@@ -35,6 +35,8 @@ pub struct Served {
     pub errors: AtomicU64,
     /// Connections that have ended.
     pub ended: AtomicU64,
+    /// Messages between the shards of a server that has several.
+    pub messages: AtomicU64,
 }
 
 /// The server's side of one run.
@@ -114,15 +116,22 @@ impl Serve {
     }
 
     /// Counts a client's frame, or the error that it is none.
-    pub fn count_frame(&self, frame: &[u8]) -> bool {
-        let right = job::is_client_frame(frame);
+    pub fn count_frame(&self, frame: &[u8]) {
+        self.count(job::is_client_frame(frame));
+    }
+
+    /// Counts the id of a client's frame, for engines that do the handshake themselves.
+    pub fn count_id(&self, id: &[u8]) {
+        self.count(job::is_client_id(id));
+    }
+
+    fn count(&self, right: bool) {
         let counter = if right {
             &self.served.frames
         } else {
             &self.served.errors
         };
         add(counter, 1);
-        right
     }
 
     /// Counts the end of a connection.
@@ -204,9 +213,9 @@ impl Drive {
     }
 }
 
-/// Adds to a counter that one thread writes and others read: no locked instruction needed.
+/// Adds to a counter; shards of one server share theirs.
 pub fn add(counter: &AtomicU64, by: u64) {
-    counter.store(counter.load(Ordering::Relaxed) + by, Ordering::Relaxed);
+    counter.fetch_add(by, Ordering::Relaxed);
 }
 
 /// An error of a server's or client's own checks.

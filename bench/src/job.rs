@@ -146,7 +146,13 @@ pub fn is_server_frame(bytes: &[u8]) -> bool {
 /// Whether `bytes` are a frame of one of this comparison's clients.
 #[must_use]
 pub fn is_client_frame(bytes: &[u8]) -> bool {
-    bytes.len() == FRAME_LEN && bytes[0] == 32 && bytes[1..9] == CLIENT_MARK
+    bytes.len() == FRAME_LEN && bytes[0] == 32 && is_client_id(&bytes[1..])
+}
+
+/// Whether `id` is that of one of this comparison's clients.
+#[must_use]
+pub fn is_client_id(id: &[u8]) -> bool {
+    id.len() == ID_LEN && id[..8] == CLIENT_MARK
 }
 
 const CLIENT_MARK: [u8; 8] = *b"a client";

@@ -55,6 +55,8 @@ pub struct Sample {
     pub errors: u64,
     /// Units done from start to end.
     pub units: u64,
+    /// Messages between the server's shards per unit, where it has several.
+    pub messages: f64,
 }
 
 /// One reading of every clock and counter.
@@ -302,5 +304,6 @@ fn sample(before: &Reading, after: &Reading, errors: u64, client: &Drive) -> Sam
         server_cpu: per_unit(both.saturating_sub(driving)),
         errors,
         units: client.done.load(Ordering::Relaxed),
+        messages: 0.0,
     }
 }

@@ -100,6 +100,17 @@ impl Outcome {
         for series in &self.series {
             self.row(&mut text, series, bulk);
         }
+        for series in &self.series {
+            let messages: Vec<f64> = series.samples.iter().map(|s| s.messages).collect();
+            let messages = Summary::of(&messages).median;
+            if messages > 0.0 {
+                let name = series.engine;
+                let _ = writeln!(
+                    text,
+                    "\n{name}: {messages:.2} messages between shards each."
+                );
+            }
+        }
         text
     }
 

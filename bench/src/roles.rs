@@ -36,6 +36,8 @@ pub struct Counted {
     pub frames: u64,
     /// Connections that failed.
     pub errors: u64,
+    /// Messages between the server's shards.
+    pub messages: u64,
 }
 
 fn say(line: &impl Serialize) -> io::Result<()> {
@@ -69,6 +71,7 @@ pub fn serve(engine: Engine, job: Job, core: Option<usize>, shards: usize) -> io
     answer(|| Counted {
         frames: server.cx.served.frames.load(Ordering::Relaxed),
         errors: server.cx.served.errors.load(Ordering::Relaxed),
+        messages: server.cx.served.messages.load(Ordering::Relaxed),
         ..Counted::default()
     })?;
     server.stop()
@@ -312,6 +315,7 @@ fn read(servers: &mut [Side], clients: &mut [Side]) -> io::Result<Reading> {
         let counted = side.count()?;
         reading.server += side.clock.read()?;
         reading.counted.frames += counted.frames;
+        reading.counted.messages += counted.messages;
         reading.counted.errors += counted.errors;
     }
     for side in clients {
@@ -339,5 +343,6 @@ fn sample(before: &Reading, after: &Reading) -> Sample {
         server_cpu: server,
         errors: after.counted.errors,
         units: after.counted.done,
+        messages: (after.counted.messages - before.counted.messages) as f64 / units,
     }
 }

@@ -2,6 +2,7 @@
 //! would write it (`plain`), and where the library offers ring flags, with them (`tuned`).
 
 pub mod compio;
+pub mod flock;
 pub mod monoio;
 pub mod tokio;
 pub mod tokio_uring;
@@ -15,6 +16,11 @@ pub const ALL: &[Engine] = &[
     limit::uring::ENGINE_QA0,
     limit::epoll::ENGINE,
     limit::epoll::ENGINE_QA0,
+    flock::URING,
+    flock::URING_ACK,
+    flock::URING_SINGLE,
+    flock::POLL,
+    flock::POLL_ACK,
     tokio::ENGINE,
     monoio::PLAIN,
     monoio::TUNED,

@@ -1,0 +1,77 @@
+//! The server's side: an engine with a handler, as an embedder writes it.
+
+use crate::engine::{Serve, add};
+use crate::job::{Job, SERVER_FRAME};
+use bytes::Bytes;
+use flock_engine::io::Backend;
+use flock_engine::{
+    CloseReason, ConnCx, ConnId, ConnectionInfo, Flock, Handler, IdChoice, PeerId, ShardCx,
+};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+
+/// How long connections may take to end when the server does.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// How often the messages between shards are looked at.
+const LOOK: Duration = Duration::from_millis(50);
+
+struct Session {
+    cx: Arc<Serve>,
+}
+
+impl Handler for Session {
+    type Conn = ();
+    type Msg = ();
+
+    fn on_connection(&mut self, _: &mut ConnCx<'_>, info: &ConnectionInfo) {
+        let id = info.peer_id.as_ref().map_or(&[][..], PeerId::as_bytes);
+        self.cx.count_id(id);
+    }
+
+    fn on_data(&mut self, conn: &mut ConnCx<'_>, (): &mut (), data: &[u8]) {
+        add(&self.cx.served.bytes, data.len() as u64);
+        let sent = match self.cx.job {
+            Job::Echo(_) => conn.send(Bytes::copy_from_slice(data)).is_ok(),
+            Job::Blob(_) => data.iter().all(|_| conn.send(self.cx.blob.clone()).is_ok()),
+            Job::Life(_) | Job::Bulk => true,
+        };
+        if !sent {
+            add(&self.cx.served.errors, 1);
+        }
+    }
+
+    fn on_closed(&mut self, _: &mut ShardCx<'_>, _: ConnId, (): (), _: CloseReason) {
+        self.cx.count_end();
+    }
+}
+
+pub(super) fn serve(cx: &Arc<Serve>, backend: Backend) -> io::Result<()> {
+    let shared = Arc::clone(cx);
+    let id = PeerId::new(&SERVER_FRAME[1..]).expect("32 bytes make an id");
+    let flock = Flock::builder()
+        .id(IdChoice::Fixed(id))
+        .backend(backend)
+        .shards(cx.shards)
+        .start_with(move |_| Session {
+            cx: Arc::clone(&shared),
+        })
+        .map_err(io::Error::other)?;
+    cx.report(flock.listen_at(cx.bind()).map_err(io::Error::other)?);
+    while !cx.stopped() {
+        if cx.shards > 1 {
+            let counters = flock.counters().counters;
+            cx.served
+                .messages
+                .store(counters.messages_sent, Ordering::Relaxed);
+            thread::park_timeout(LOOK);
+        } else {
+            thread::park();
+        }
+    }
+    flock.shutdown(GRACE);
+    Ok(())
+}
