@@ -15,6 +15,10 @@ pub(super) struct Ring {
     enabled: bool,
     pub(super) spilled: u64,
     pub(super) overflows: u64,
+    #[cfg(test)]
+    pub(super) pushed: u64,
+    #[cfg(test)]
+    pub(super) enters: std::cell::Cell<u64>,
 }
 
 /// How long to look for completions while entering.
@@ -56,6 +60,10 @@ impl Ring {
             enabled: false,
             spilled: 0,
             overflows: 0,
+            #[cfg(test)]
+            pushed: 0,
+            #[cfg(test)]
+            enters: std::cell::Cell::new(0),
         })
     }
 
@@ -115,6 +123,10 @@ impl Ring {
     /// What the entry points to stays in place until its completion, and its descriptor is open
     /// until it has been submitted.
     pub(super) unsafe fn push(&mut self, entry: squeue::Entry) {
+        #[cfg(test)]
+        {
+            self.pushed += 1;
+        }
         if self.spill.is_empty() {
             let mut queue = self.io.submission();
             // SAFETY: the caller vouches for the entry.
@@ -163,6 +175,8 @@ impl Ring {
     }
 
     fn enter_once(&self, wait: Wait) -> io::Result<Entered> {
+        #[cfg(test)]
+        self.enters.set(self.enters.get() + 1);
         let submitter = self.io.submitter();
         let result = match wait {
             Wait::No => submitter.submit(),

@@ -162,6 +162,12 @@ impl Slots {
         self.live -= 1;
     }
 
+    /// How many slots are in use.
+    #[cfg(test)]
+    pub(super) fn live_count(&self) -> u32 {
+        self.live
+    }
+
     /// Every slot in use.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
         self.slots

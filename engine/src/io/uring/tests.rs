@@ -453,3 +453,50 @@ fn a_loan_ends_with_its_turn() {
     bench.turn(Duration::ZERO);
     let _ = bench.driver.bytes(loan);
 }
+
+/// Short lives of one message each way cost one system call a turn, and three entries a
+/// connection: receive, send, close.
+#[test]
+fn a_short_life_costs_three_entries() {
+    const THREADS: usize = 4;
+    const EACH: usize = 250;
+    let mut bench = Bench::small();
+    let (_listener, bound) = bench.listen();
+    let clients: Vec<_> = (0..THREADS)
+        .map(|_| {
+            std::thread::spawn(move || {
+                for _ in 0..EACH {
+                    let mut stream = TcpStream::connect(bound).unwrap();
+                    stream.write_all(&[1; 33]).unwrap();
+                    stream.read_exact(&mut [0; 33]).unwrap();
+                }
+            })
+        })
+        .collect();
+    let answer = Bytes::from_static(&[2; 33]);
+    bench.until(|b| {
+        for one in std::mem::take(&mut b.seen) {
+            match one.outcome {
+                Outcome::Accepted { socket, .. } => {
+                    b.recv(socket);
+                }
+                Outcome::Data(_) => {
+                    b.send(one.socket, std::slice::from_ref(&answer));
+                }
+                Outcome::Eof | Outcome::RecvEnded(_) => b.close(one.socket, CloseHow::Fin),
+                Outcome::Closed => b.received.clear(),
+                _ => {}
+            }
+        }
+        clients.iter().all(std::thread::JoinHandle::is_finished) && b.driver.slots.live_count() == 1
+    });
+    for client in clients {
+        client.join().unwrap();
+    }
+    let ring = &bench.driver.ring;
+    let lives = u64::try_from(THREADS * EACH).unwrap();
+    assert!(ring.pushed < lives * 3 + 10, "{}", ring.pushed);
+    let turns = bench.driver.counters().turns;
+    let enters = ring.enters.get();
+    assert!(enters <= turns + turns / 4 + 10, "{enters} in {turns}");
+}
