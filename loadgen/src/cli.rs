@@ -47,7 +47,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", value_parser = units::count)]
     pub(crate) concurrency: Option<u32>,
 
-    /// How long peers are started; with --hold, how long they are kept [default: 8s, if --peers is
+    /// How long peers are started; with --hold, how long they are kept [default: 7s, if --peers is
     /// not given; with --hold 5s].
     #[arg(long, value_name = "DUR", value_parser = units::duration)]
     pub(crate) duration: Option<Duration>,
@@ -106,7 +106,7 @@ pub(crate) struct Args {
     pub(crate) handshake_timeout: Duration,
 
     /// Idle connections to open after the load, to see what one costs in memory; 0 for none
-    /// (engine in this process only) [default: 2000].
+    /// (without --target only) [default: 8000].
     #[arg(long, value_name = "N", value_parser = units::count_or_zero, conflicts_with_all = ["target", "hold"])]
     pub(crate) memory_peers: Option<u32>,
 

@@ -100,7 +100,7 @@ fn execute(args: &Args) -> Result<u8, Trouble> {
             );
         }
     }
-    let report = measure(&plan, &checked, asked, args.quiet)?;
+    let report = measure(&plan, &limits, &checked, asked, args.quiet)?;
     publish(args, &report).map_err(broken)?;
     Ok(report.exit_code)
 }
@@ -124,6 +124,7 @@ fn serve(plan: &Plan) -> Result<(), String> {
 /// Does what the plan says.
 fn measure(
     plan: &Plan,
+    limits: &Limits,
     checked: &preflight::Verdict,
     asked: u32,
     quiet: bool,
@@ -143,7 +144,7 @@ fn measure(
         engine.stop();
     }
     let interrupted = stop.load(Ordering::Relaxed);
-    let weighing = plan.weighing().filter(|_| !interrupted);
+    let weighing = plan.weighing(limits).filter(|_| !interrupted);
     let weighed = weighing.and_then(|weighing| {
         let weighed = weigh(&weighing, chosen, &stop, &mut ticker);
         // The run itself is measured; its report is not lost for this.
@@ -201,7 +202,14 @@ fn weigh(
         return Err("only an engine of our own is weighed".into());
     };
     let engine = Separate::start(plan.backend.name(), *shards, cpus.as_deref())?;
-    run::run(plan, chosen, &engine.target(), stop, ticker)
+    let weighed = run::run(plan, chosen, &engine.target(), stop, ticker)?;
+    match weighed.stats.failed() {
+        0 => Ok(weighed),
+        failed => Err(format!(
+            "{failed} of {} idle connections failed",
+            plan.peers
+        )),
+    }
 }
 
 /// The first interrupt ends the run early, with a report; the second ends the program.

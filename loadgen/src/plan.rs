@@ -2,7 +2,7 @@
 
 use crate::cli::{Args, BackendArg, CloseArg};
 use crate::generator::Timeouts;
-use crate::preflight::Needs;
+use crate::preflight::{self, Limits, Needs};
 use crate::system;
 use crate::units::{Cpus, Rate, Sources};
 use flock_engine::io::ListenOptions;
@@ -14,7 +14,9 @@ use std::time::Duration;
 const PEERS: u32 = 4096;
 const CONCURRENCY: u32 = 256;
 const OPEN_LOOP_CONCURRENCY: u32 = 4096;
-const MEMORY_PEERS: u32 = 2_000;
+const MEMORY_PEERS: u32 = 8_000;
+/// Fewer idle connections than this weigh less than the noise.
+const MEMORY_PEERS_MIN: u32 = 100;
 
 /// What is loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +63,7 @@ impl Plan {
         let sources = sources(args, &aim)?;
         let duration = match (args.hold, args.duration, args.peers) {
             (true, ..) => None,
-            (false, None, None) => Some(Duration::from_secs(8)),
+            (false, None, None) => Some(Duration::from_secs(7)),
             (false, duration, _) => duration,
         };
         let peers = args.peers.unwrap_or(PEERS);
@@ -157,12 +159,12 @@ impl Plan {
             self.peers = self.peers.min(open);
         }
         self.concurrency = self.concurrency.min(open);
-        self.memory_peers = self.memory_peers.min(open);
     }
 
-    /// The load with which idle connections are weighed, after the run proper.
-    pub(crate) fn weighing(&self) -> Option<Self> {
-        (self.memory_peers >= 100).then(|| Self {
+    /// The load with which idle connections are weighed, after the run proper: as many as asked
+    /// for and as `limits` allow each of the two processes.
+    pub(crate) fn weighing(&self, limits: &Limits) -> Option<Self> {
+        let mut weighing = Self {
             peers: self.memory_peers,
             concurrency: CONCURRENCY.min(self.memory_peers),
             duration: None,
@@ -173,7 +175,13 @@ impl Plan {
             seed: self.seed.wrapping_add(1),
             memory_peers: 0,
             ..self.clone()
-        })
+        };
+        let needs = Needs {
+            embedded: false,
+            ..weighing.needs()
+        };
+        weighing.limit_to(preflight::check(&needs, limits).open);
+        (weighing.peers >= MEMORY_PEERS_MIN).then_some(weighing)
     }
 }
 
@@ -255,6 +263,15 @@ mod tests {
     use super::*;
     use clap::Parser;
 
+    const LIMITS: Limits = Limits {
+        files: 20_000,
+        files_hard: 20_000,
+        files_open: 6,
+        somaxconn: 4096,
+        ports: 28_232,
+        time_wait: 131_072,
+    };
+
     fn plan(line: &str) -> Result<Plan, String> {
         let args = std::iter::once("loadgen").chain(line.split_whitespace());
         Plan::new(&Args::try_parse_from(args).unwrap(), &[0, 1, 2, 3])
@@ -271,13 +288,19 @@ mod tests {
             }
         );
         assert_eq!(plan.cpus, Some(vec![0]));
-        assert_eq!(plan.duration, Some(Duration::from_secs(8)));
+        assert_eq!(plan.duration, Some(Duration::from_secs(7)));
         assert_eq!(
             (plan.peers, plan.concurrency, plan.open()),
             (4096, 256, 256)
         );
         assert_eq!(plan.sources, Sources::LOOPBACK);
-        assert_eq!(plan.weighing().unwrap().open(), 2_000);
+        assert_eq!(plan.weighing(&LIMITS).unwrap().open(), 8_000);
+        let few = Limits {
+            files: 1_000,
+            ..LIMITS
+        };
+        let weighing = plan.weighing(&few).unwrap();
+        assert!((800..1_000).contains(&weighing.open()), "{weighing:?}");
     }
 
     #[test]
@@ -303,7 +326,7 @@ mod tests {
             (plan.peers, plan.open(), plan.concurrency),
             (9_957, 9_957, 256)
         );
-        assert!(plan.weighing().is_none());
+        assert!(plan.weighing(&LIMITS).is_none());
     }
 
     #[test]
@@ -311,7 +334,7 @@ mod tests {
         let remote = plan("--target 127.0.0.1:9,127.0.0.2:9 --peers 8").unwrap();
         assert_eq!(remote.sources, Sources::LOOPBACK);
         assert_eq!((remote.needs().pairs, remote.needs().embedded), (8, false));
-        assert!(remote.weighing().is_none());
+        assert!(remote.weighing(&LIMITS).is_none());
         assert_eq!(plan("--target [::1]:9").unwrap().sources, Sources::Kernel);
         assert!(plan("--target [::1]:9 --sources 127.1.0.0/16").is_err());
         assert!(plan("--target nonsense").is_err());

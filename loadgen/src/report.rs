@@ -352,14 +352,11 @@ fn costs(measured: &Measured) -> Costs {
 }
 
 fn memory(findings: &Findings<'_>) -> Memory {
-    let held: Vec<Weight> = findings.weighed.map_or(Vec::new(), |weighed| {
-        weighed
-            .weights
-            .iter()
-            .copied()
-            .filter(|weight| weight.open > 0)
-            .collect()
-    });
+    let all = findings.weighed.map_or(&[][..], |weighed| &weighed.weights);
+    let most = all.iter().map(|weight| weight.open).max().unwrap_or(0);
+    // The first connections also pay for buffers and tables that the others share.
+    let enough = |weight: &&Weight| weight.open > most / 8;
+    let held: Vec<Weight> = all.iter().filter(enough).copied().collect();
     let slope = |pick: fn(&Weight) -> Option<u64>| {
         let points: Option<Vec<_>> = held.iter().map(|w| Some((w.open, pick(w)?))).collect();
         meter::slope(points?.into_iter())
@@ -369,7 +366,7 @@ fn memory(findings: &Findings<'_>) -> Memory {
     // Without a process of its own the target's memory is in ours.
     let apart = target.is_some() || !findings.plan.is_embedded();
     Memory {
-        connections: held.iter().map(|weight| weight.open).max().unwrap_or(0),
+        connections: most,
         target_per_connection: target,
         generator_per_connection: own.filter(|_| apart),
         both_per_connection: own.filter(|_| !apart),
