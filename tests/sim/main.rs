@@ -2,3 +2,4 @@
 //! `FLOCK_SEEDS=<n>` goes through more of them.
 
 mod conformance;
+mod swarm;

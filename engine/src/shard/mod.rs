@@ -55,6 +55,8 @@ pub struct Shard<D: Driver, H: Handler> {
     listeners: Vec<Listener>,
     dials: HashMap<CandidateId, Key, ahash::RandomState>,
     completions: Completions,
+    /// The deadline of the next turn.
+    sleep_until: Option<Instant>,
     expired: Vec<Timer>,
     /// Our side of the handshake, encoded once.
     frame: Bytes,
@@ -80,9 +82,8 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     ///
     /// A driver that cannot go on counts as shutdown: every connection is reported closed.
     pub fn step(&mut self) -> Step {
-        let deadline = self.next_deadline();
         let mut completions = std::mem::take(&mut self.completions);
-        let turned = self.driver.turn(deadline, &mut completions);
+        let turned = self.driver.turn(self.sleep_until, &mut completions);
         self.mailbox.awake();
         let Ok(now) = turned else {
             self.counters.driver_failures += 1;
@@ -104,6 +105,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             return self.finish(now);
         }
         self.publish();
+        self.sleep_until = self.prepare_sleep();
         Step::Running
     }
 
@@ -112,7 +114,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         &self.driver
     }
 
-    fn next_deadline(&mut self) -> Option<Instant> {
+    /// Until when the next turn may sleep. From here on senders of mail wake the driver: between
+    /// two steps, too, so that whoever calls them may wait for that before the next.
+    fn prepare_sleep(&mut self) -> Option<Instant> {
         if !self.mailbox.prepare_sleep() {
             return Some(Instant::ZERO);
         }

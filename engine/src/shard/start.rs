@@ -92,6 +92,7 @@ impl<M: Send + 'static> ShardSetup<M> {
             listeners: Vec::new(),
             dials: HashMap::with_hasher(hasher),
             completions: Vec::new(),
+            sleep_until: Some(Instant::ZERO),
             expired: Vec::new(),
             frame: session::frame(&wiring.id),
             stream: options.stream,

@@ -3,6 +3,7 @@
 
 mod cast;
 mod check;
+mod engine;
 mod peer;
 mod plan;
 
@@ -11,6 +12,7 @@ mod tests;
 
 pub use cast::{Actor, Cast, Ended};
 pub use check::{Checker, Limits, Note};
+pub use engine::{Echo, EngineShard, Feed};
 pub use peer::{Peer, PeerReport};
 pub use plan::{Behaviour, Plan};
 

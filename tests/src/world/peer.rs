@@ -136,6 +136,12 @@ impl Peer {
         &self.plan
     }
 
+    /// Its driver.
+    #[must_use]
+    pub fn sim(&self) -> &SimDriver {
+        &self.driver
+    }
+
     /// Connections it has, in any state.
     #[must_use]
     pub fn sessions(&self) -> usize {

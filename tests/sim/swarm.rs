@@ -1,0 +1,412 @@
+//! A whole engine of three shards among fifty peers of every kind.
+
+use bytes::Bytes;
+use flock_engine::io::sim::{Faults, NodeId, SimWorld};
+use flock_engine::io::{Driver, DriverConfig};
+use flock_engine::{Flock, IdChoice, ListenOptions, PeerId};
+use flock_tests::world::{
+    Behaviour, Cast, Checker, Echo, Ended, EngineShard, Feed, Limits, Peer, Plan, seeds,
+};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+const SHARDS: usize = 3;
+const PEERS: u8 = 50;
+const ENGINE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+const PORT: u16 = 7000;
+
+fn peer_ip(index: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(10, 1, 0, index))
+}
+
+fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+/// One run: the world, the engine in it and who plays.
+struct Run {
+    seed: u64,
+    rng: SmallRng,
+    world: SimWorld,
+    engine: NodeId,
+    nodes: Vec<NodeId>,
+    cast: Cast,
+    flock: Flock<()>,
+    feed: Feed,
+    /// Whether nodes crashed: their view is lost.
+    crashed: bool,
+}
+
+/// What distinguishes runs of one seed range from another.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Weather {
+    /// Polite peers with ids of their own, no limits, no mishaps.
+    Calm,
+    /// Everything the seed thinks of.
+    Mixed,
+}
+
+fn faults(rng: &mut SmallRng) -> Faults {
+    let buffers = [500, 4_000, 60_000][rng.random_range(0..3)];
+    let calm = Faults {
+        send_buffer: buffers,
+        receive_buffer: buffers,
+        ..Faults::default()
+    };
+    match rng.random_range(0..3) {
+        0 => calm,
+        1 => Faults {
+            refuse: 0.1,
+            blackhole: 0.1,
+            reset: 0.002,
+            ..calm
+        },
+        _ => Faults::hostile(),
+    }
+}
+
+impl Run {
+    fn new(seed: u64, weather: Weather) -> Self {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let calm = weather == Weather::Calm;
+        let faults = if calm {
+            Faults::default()
+        } else {
+            faults(&mut rng)
+        };
+        let world = SimWorld::new(rng.random(), faults);
+        world.keep_log(40);
+        let engine = world.node(&[ENGINE]);
+        let config = DriverConfig {
+            sockets: 512,
+            buffers: rng.random_range(1..64),
+            buffer_size: rng.random_range(16..4_000),
+            batch: rng.random_range(1..64),
+            ..DriverConfig::default()
+        };
+        let drivers = (0..SHARDS).map(|_| world.driver(engine, config)).collect();
+        let id: [u8; 32] = rng.random();
+        let mut options = Flock::builder()
+            .seed(rng.random())
+            .id(IdChoice::Fixed(PeerId::new(&id).expect("32 bytes")));
+        let mut limits = Limits::default();
+        if !calm {
+            limits.max_connections = [0, 3, 12, 40][rng.random_range(0..4)];
+            options = options
+                .max_connections(u32::try_from(limits.max_connections).expect("small"))
+                .half_open([1, 5, 4_096][rng.random_range(0..3)])
+                .dials([1, 5, 256][rng.random_range(0..3)])
+                .connections([8, 4_096][usize::from(rng.random_bool(0.8))])
+                .keep_existing(rng.random_bool(0.3));
+        }
+        // The handler cannot exist before the engine whose events it feeds on: both meet here.
+        let feed_cell = Rc::new(OnceCell::new());
+        let (flock, shards) = options
+            .assemble(drivers, {
+                let feed_cell = feed_cell.clone();
+                move |_| Echo::new(feed_cell.clone())
+            })
+            .expect("the options make sense");
+        let events = flock.events().expect("nobody else listens");
+        let feed = Feed::new(events, Checker::new(limits));
+        assert!(feed_cell.set(feed.clone()).is_ok());
+        let mut cast = Cast::new(world.clone());
+        for (index, mut shard) in shards.into_iter().enumerate() {
+            let listen = ListenOptions {
+                shared: true,
+                exclusive: index == 0,
+                ..ListenOptions::default()
+            };
+            let at = SocketAddr::new(ENGINE, PORT);
+            shard.listen(at, &listen).expect("the port is free");
+            cast.add(EngineShard::new(shard, feed.clone()));
+        }
+        let mut run = Self {
+            seed,
+            rng,
+            world,
+            engine,
+            nodes: Vec::new(),
+            cast,
+            flock,
+            feed,
+            crashed: false,
+        };
+        run.add_peers(weather);
+        run
+    }
+
+    fn add_peers(&mut self, weather: Weather) {
+        // Fewer ids than peers, so that some meet themselves; sometimes one has the engine's.
+        let ids: Vec<[u8; 32]> = (0..PEERS).map(|_| self.rng.random()).collect();
+        let shared = self.rng.random_range(1..=PEERS);
+        for index in 0..PEERS {
+            let ip = peer_ip(index);
+            let node = self.world.node(&[ip]);
+            self.nodes.push(node);
+            let mut plan = Plan {
+                id: Bytes::copy_from_slice(&ids[usize::from(index)]),
+                behaviour: Behaviour::draw(&mut self.rng),
+                dials: Some(SocketAddr::new(ENGINE, PORT)),
+                at_a_time: 1,
+                again: 0,
+                begins: Duration::from_millis(self.rng.random_range(0..10_000)),
+                listens: None,
+            };
+            if weather == Weather::Calm {
+                plan.behaviour = Behaviour::Polite {
+                    payload: self.rng.random_range(1..20_000),
+                    at_once: self.rng.random(),
+                    stay: secs(self.rng.random_range(0..20)),
+                    close: flock_transport::CloseHow::Fin,
+                };
+            } else {
+                self.mix(&mut plan, &ids, shared, ip);
+            }
+            self.add_peer(node, plan);
+        }
+    }
+
+    fn mix(&mut self, plan: &mut Plan, ids: &[[u8; 32]], shared: u8, ip: IpAddr) {
+        let id = ids[usize::from(self.rng.random_range(0..shared))];
+        plan.id = Bytes::copy_from_slice(&id);
+        if self.rng.random_bool(0.02) {
+            plan.id = Bytes::copy_from_slice(self.flock.id().as_bytes());
+        }
+        plan.at_a_time = self.rng.random_range(1..3);
+        plan.again = self.rng.random_range(0..3);
+        if self.rng.random_bool(0.5) {
+            plan.listens = Some(SocketAddr::new(ip, PORT));
+        }
+        if self.rng.random_bool(0.3) {
+            plan.dials = None;
+        }
+    }
+
+    fn add_peer(&mut self, node: NodeId, plan: Plan) {
+        let driver = self.world.driver(node, DriverConfig::default());
+        let (now, seed) = (self.world.now(), self.rng.random());
+        let peer = Peer::new(driver, now, plan, self.flock.id().as_bytes(), seed);
+        self.cast.add(peer);
+    }
+
+    /// Runs for a while, comparing the engine's counters whenever all mail is read.
+    fn pass(&mut self, time: Duration) -> Ended {
+        let limit = self.world.now() + time;
+        let (flock, feed) = (&self.flock, &self.feed);
+        let ended = self.cast.run(limit, || {
+            let stats = flock.stats();
+            let number = |n: u64| usize::try_from(n).expect("small");
+            feed.check(|checker| {
+                checker.counters(
+                    number(stats.connecting.into()),
+                    number(stats.connected.into()),
+                );
+            });
+        });
+        if ended == Ended::Spinning {
+            self.feed
+                .check(|checker| checker.violation("somebody spins"));
+        }
+        ended
+    }
+
+    /// Something happens from outside.
+    fn disturb(&mut self) {
+        let index = self.rng.random_range(0..PEERS);
+        let addr = SocketAddr::new(peer_ip(index), PORT);
+        let node = self.nodes[usize::from(index)];
+        let (now, engine) = (self.world.now(), self.engine);
+        match self.rng.random_range(0..20) {
+            0 => self.restart(index),
+            1 => {
+                let until = now + Duration::from_millis(self.rng.random_range(1..8_000));
+                self.world.partition(engine, node, until);
+            }
+            2 => {
+                let expires = self.rng.random_bool(0.5).then(|| secs(3));
+                self.flock
+                    .ban(addr.ip(), expires)
+                    .expect("room in the mailbox");
+            }
+            3 => self
+                .flock
+                .remove_peer("channel", addr)
+                .expect("room in the mailbox"),
+            _ => self
+                .flock
+                .add_peer("channel", addr)
+                .expect("room in the mailbox"),
+        }
+    }
+
+    fn restart(&mut self, index: u8) {
+        let node = self.nodes[usize::from(index)];
+        let ip = peer_ip(index);
+        let here = |peer: &&Peer| peer.plan().listens.is_some_and(|addr| addr.ip() == ip);
+        let old = self.cast.of::<Peer>().find(here);
+        let Some((driver, plan)) = old.map(|peer| (peer.sim().id(), peer.plan().clone())) else {
+            return;
+        };
+        self.crashed = true;
+        self.world.crash(node);
+        self.cast.remove(driver);
+        self.add_peer(node, plan);
+    }
+
+    /// What must hold once nothing is going on any more.
+    fn settled(&mut self) {
+        for shard in self.cast.of::<EngineShard>() {
+            let open = shard.sim().sockets();
+            if open != 1 {
+                let text = format!("a shard has {open} sockets, its listener included");
+                self.feed.check(|checker| checker.violation(text));
+            }
+        }
+        self.feed.check(Checker::ended);
+    }
+
+    fn peers(&self) -> impl Iterator<Item = &Peer> {
+        self.cast.of()
+    }
+
+    /// Every connection that reached the engine must have been reported.
+    fn compare_arrivals(&mut self) {
+        let sum = |what: fn(&Peer) -> u64| self.peers().map(what).sum::<u64>();
+        let connected = sum(|peer| peer.report().connected);
+        let dialled = sum(|peer| peer.report().dialled);
+        let shards = self.cast.of::<EngineShard>();
+        let unseen: u64 = shards
+            .map(|shard| shard.sim().counters())
+            .map(|counters| counters.accepts_aborted + counters.accepts_refused)
+            .sum();
+        self.feed.check(|checker| {
+            let arrivals = checker.arrivals();
+            if connected > arrivals + unseen || arrivals > dialled {
+                checker.violation(format!(
+                    "{dialled} dialled, {connected} connected, {arrivals} reported, {unseen} counted"
+                ));
+            }
+        });
+    }
+
+    /// Panics with everything one needs to know when something was wrong.
+    fn judge(&self) {
+        for peer in self.peers() {
+            for wrong in &peer.report().wrong {
+                let text = format!("a peer got {wrong}: {:?}", peer.plan());
+                self.feed.check(|checker| checker.violation(text));
+            }
+        }
+        self.feed.check(|checker| {
+            if checker.violations().is_empty() {
+                return;
+            }
+            let tail: Vec<&str> = checker.tail().collect();
+            panic!(
+                "seed {seed} (replay it alone with FLOCK_SEED={seed}):\n{}\n\nlatest notes:\n{}\n\n\
+                 latest completions:\n{}",
+                checker.violations().join("\n"),
+                tail.join("\n"),
+                self.world.log().join("\n"),
+                seed = self.seed,
+            );
+        });
+    }
+
+    fn shut_down(&mut self) {
+        self.flock.begin_shutdown(secs(5));
+        self.pass(secs(300));
+        if self.cast.of::<EngineShard>().count() > 0 {
+            self.feed
+                .check(|checker| checker.violation("a shard did not end"));
+        }
+        self.feed.check(Checker::ended);
+    }
+}
+
+/// A run with everything in it; returns its trace and what it reached.
+fn mixed(seed: u64) -> ((u64, u64), BTreeMap<&'static str, u64>) {
+    let mut run = Run::new(seed, Weather::Mixed);
+    for _ in 0..run.rng.random_range(10..60) {
+        run.disturb();
+        let pause = Duration::from_millis(run.rng.random_range(1..600));
+        run.pass(pause);
+    }
+    run.pass(secs(40));
+    if !run.crashed {
+        run.compare_arrivals();
+    }
+    run.shut_down();
+    run.judge();
+    let mut reached = run.world.probes();
+    run.feed.check(|checker| {
+        reached.insert("admissions", checker.admissions());
+        reached.insert("redundant", checker.redundant());
+        reached.insert("refusals", checker.refused());
+    });
+    (run.world.trace(), reached)
+}
+
+#[test]
+fn no_rule_is_broken_whatever_happens() {
+    let mut reached: BTreeMap<&str, u64> = BTreeMap::new();
+    let seeds = seeds(200);
+    let enough = seeds.end - seeds.start >= 50;
+    for seed in seeds {
+        for (name, times) in mixed(seed).1 {
+            *reached.entry(name).or_default() += times;
+        }
+    }
+    let branches = [
+        "admissions",
+        "redundant",
+        "refusals",
+        "node-crash",
+        "reset-in-flight",
+    ];
+    for branch in branches {
+        let times = reached.get(branch).copied().unwrap_or(0);
+        assert!(
+            times > 0 || !enough,
+            "{branch} was never reached: {reached:?}"
+        );
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    let mut traces = BTreeSet::new();
+    let seeds = seeds(20);
+    for seed in seeds.clone() {
+        let (trace, _) = mixed(seed);
+        assert_eq!(trace, mixed(seed).0, "seed {seed} differs from itself");
+        traces.insert(trace);
+    }
+    assert_eq!(traces.len() as u64, seeds.end - seeds.start);
+}
+
+#[test]
+fn a_calm_network_serves_everybody() {
+    for seed in seeds(50) {
+        let mut run = Run::new(seed, Weather::Calm);
+        run.pass(secs(300));
+        for peer in run.peers() {
+            let report = peer.report();
+            let all = (report.connected, report.handshakes, report.echoes);
+            assert_eq!(all, (1, 1, 1), "seed {seed}: {report:?}");
+        }
+        run.compare_arrivals();
+        run.settled();
+        run.judge();
+        assert_eq!(run.feed.check(|checker| checker.admissions()), PEERS.into());
+        run.shut_down();
+        run.judge();
+        assert_eq!(run.world.streams(), 0, "seed {seed}");
+    }
+}
