@@ -80,7 +80,7 @@ impl Run {
             faults(&mut rng)
         };
         let world = SimWorld::new(rng.random(), faults);
-        world.keep_log(40);
+        world.keep_log(60);
         let engine = world.node(&[ENGINE]);
         let config = DriverConfig {
             sockets: 512,

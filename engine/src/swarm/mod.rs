@@ -278,17 +278,23 @@ impl Swarm {
     }
 
     fn forget_unless_connected(&mut self, id: CandidateId) {
-        match self.candidates.get(id).map(|candidate| &candidate.state) {
-            None | Some(State::Connection(_)) => {}
-            Some(State::Dialling) => {
-                self.candidates.forget(id);
+        let Some(candidate) = self.candidates.get(id) else {
+            return;
+        };
+        match candidate.state {
+            State::Connection(_) => return,
+            State::Dialling => {
+                let peer = candidate.peer();
                 self.actions.push_back(Action::AbortDial { candidate: id });
                 self.end_dial();
+                self.emit(Event::ConnectFailed {
+                    peer,
+                    timed_out: false,
+                });
             }
-            Some(_) => {
-                self.candidates.forget(id);
-            }
+            _ => {}
         }
+        self.candidates.forget(id);
     }
 
     /// A message of another shard's swarm.

@@ -7,7 +7,7 @@ use std::fmt::Debug;
 use std::net::SocketAddr;
 
 /// How many notes a failure shows.
-const TAIL: usize = 60;
+const TAIL: usize = 80;
 
 /// What the engine was told to keep.
 #[derive(Clone, Copy, Debug, Default)]
@@ -19,6 +19,8 @@ pub struct Limits {
 /// One thing that was seen, with the connection's name `K`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Note<K> {
+    /// Something about a candidate, for the tail only.
+    Candidate(&'static str, SocketAddr),
     /// A dial starts.
     Dialling(SocketAddr),
     /// A dial failed.
@@ -44,7 +46,7 @@ pub enum Note<K> {
 }
 
 impl Note<ConnId> {
-    /// What an event says, unless it is about candidates only.
+    /// What an event says.
     #[must_use]
     pub fn of(event: &Event) -> Option<Self> {
         Some(match event {
@@ -56,6 +58,12 @@ impl Note<ConnId> {
             Event::RedundantConnection(info) => Self::Redundant(info.conn),
             Event::ConnectionClosed { info, .. } => Self::Closed(info.conn),
             Event::ConnectionRefused { addr, .. } => Self::Refused(*addr),
+            Event::Peer(peer) | Event::PeerDropped(peer) => {
+                Self::Candidate(event.name(), peer.addr)
+            }
+            Event::PeerBanned { peer, .. } | Event::PeerRejected { peer, .. } => {
+                Self::Candidate(event.name(), peer.addr)
+            }
             _ => return None,
         })
     }
@@ -119,8 +127,9 @@ impl<K: Copy + Ord + Debug> Checker<K> {
     /// Records that something went wrong; a handler must not panic for it.
     pub fn violation(&mut self, what: impl Into<String>) {
         // One mistake often makes many: the first ones tell.
-        if self.violations.len() < 20 {
-            self.violations.push(what.into());
+        let what = what.into();
+        if self.violations.len() < 20 && self.violations.last() != Some(&what) {
+            self.violations.push(what);
         }
     }
 
@@ -132,6 +141,7 @@ impl<K: Copy + Ord + Debug> Checker<K> {
         let micros = now.as_nanos() / 1_000;
         self.tail.push_back(format!("{micros} us {note:?}"));
         match note {
+            Note::Candidate(..) => {}
             Note::Dialling(addr) => *self.dialling.entry(addr).or_default() += 1,
             Note::DialFailed(addr) => self.dial_ended(addr, "failed"),
             Note::Handshaking(conn, addr, dialled) => self.handshaking(conn, addr, dialled),
@@ -262,8 +272,12 @@ impl<K: Copy + Ord + Debug> Checker<K> {
         let expected = dialling as usize + self.handshaking;
         if connecting != expected {
             self.violation(format!(
-                "connecting is {connecting}, but {dialling} are dialled and {} shake hands",
-                self.handshaking
+                "connecting is {connecting}, but {} shake hands and {dialling} are dialled: {:?}",
+                self.handshaking,
+                self.dialling
+                    .iter()
+                    .filter(|(_, dials)| **dials > 0)
+                    .collect::<Vec<_>>()
             ));
         }
         if connected != self.admitted.len() {
