@@ -2,59 +2,97 @@ use flock_transport::{CHUNKS_MAX, Chunks};
 use io_uring::{opcode, squeue, types};
 use socket2::SockAddr;
 use std::mem;
+use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::ptr;
 
-/// Memory that the kernel looks at while an operation runs. Each piece has a box of its own,
-/// so that its address holds while the pool grows; pieces are reused, not freed.
+/// Unused pieces of a kind that are kept for the next operation; more are freed.
+const SPARES: usize = 1024;
+
+/// Memory that the kernel looks at while an operation runs.
 #[derive(Default)]
 pub(super) struct Cargo {
-    #[expect(clippy::vec_box, reason = "the kernel keeps the addresses")]
-    sends: Vec<Box<SendCargo>>,
-    free_sends: Vec<u32>,
-    #[expect(clippy::vec_box, reason = "the kernel keeps the addresses")]
-    addresses: Vec<Box<SockAddr>>,
-    free_addresses: Vec<u32>,
+    sends: Pool<SendCargo>,
+    addresses: Pool<SockAddr>,
 }
 
 impl Cargo {
     /// Takes over what a send carries.
     pub(super) fn load_send(&mut self, chunks: Chunks) -> u32 {
-        let index = self.free_sends.pop().unwrap_or_else(|| {
-            self.sends.push(Box::new(SendCargo::new()));
-            u32::try_from(self.sends.len() - 1).expect("fewer sends than sockets")
-        });
-        self.sends[index as usize].load(chunks);
+        let (index, cargo) = self.sends.take(SendCargo::new);
+        cargo.load(chunks);
         index
     }
 
     pub(super) fn send(&mut self, index: u32) -> &mut SendCargo {
-        &mut self.sends[index as usize]
+        self.sends.at(index)
     }
 
     /// Drops what the send carried.
     pub(super) fn unload_send(&mut self, index: u32) {
-        self.sends[index as usize].chunks.clear();
-        self.free_sends.push(index);
+        self.sends.at(index).chunks.clear();
+        self.sends.give(index);
     }
 
     /// Keeps the address of a connect.
-    pub(super) fn load_address(&mut self, address: SockAddr) -> u32 {
-        if let Some(index) = self.free_addresses.pop() {
-            *self.addresses[index as usize] = address;
-            index
-        } else {
-            self.addresses.push(Box::new(address));
-            u32::try_from(self.addresses.len() - 1).expect("fewer dials than sockets")
-        }
+    pub(super) fn load_address(&mut self, to: SocketAddr) -> u32 {
+        let (index, address) = self.addresses.take(|| SockAddr::from(to));
+        *address = SockAddr::from(to);
+        index
     }
 
-    pub(super) fn address(&self, index: u32) -> &SockAddr {
-        &self.addresses[index as usize]
+    pub(super) fn address(&mut self, index: u32) -> &SockAddr {
+        self.addresses.at(index)
     }
 
     pub(super) fn unload_address(&mut self, index: u32) {
-        self.free_addresses.push(index);
+        self.addresses.give(index);
+    }
+}
+
+/// Pieces of memory by number. Each has a box of its own, so that its address holds while the
+/// pool grows.
+struct Pool<T> {
+    boxes: Vec<Option<Box<T>>>,
+    /// Unused, with a box.
+    spare: Vec<u32>,
+    /// Unused, the box freed.
+    bare: Vec<u32>,
+}
+
+impl<T> Default for Pool<T> {
+    fn default() -> Self {
+        Self {
+            boxes: Vec::new(),
+            spare: Vec::new(),
+            bare: Vec::new(),
+        }
+    }
+}
+
+impl<T> Pool<T> {
+    /// A piece, made by `make` or left by an earlier use.
+    fn take(&mut self, make: impl FnOnce() -> T) -> (u32, &mut T) {
+        let unused = self.spare.pop().or_else(|| self.bare.pop());
+        let index = unused.unwrap_or_else(|| {
+            self.boxes.push(None);
+            u32::try_from(self.boxes.len() - 1).expect("fewer operations than sockets")
+        });
+        let place = &mut self.boxes[index as usize];
+        (index, place.get_or_insert_with(|| Box::new(make())))
+    }
+
+    fn at(&mut self, index: u32) -> &mut T {
+        self.boxes[index as usize].as_mut().expect("taken before")
+    }
+
+    fn give(&mut self, index: u32) {
+        if self.spare.len() < SPARES {
+            self.spare.push(index);
+        } else {
+            self.boxes[index as usize] = None;
+            self.bare.push(index);
+        }
     }
 }
 
@@ -199,12 +237,16 @@ mod tests {
     }
 
     #[test]
-    fn pieces_are_reused() {
-        let mut pool = Cargo::default();
-        let chunks: Chunks = [Bytes::from_static(b"x")].into_iter().collect();
-        let one = pool.load_send(chunks.clone());
-        pool.unload_send(one);
-        assert_eq!(pool.load_send(chunks), one);
-        assert_eq!(pool.sends.len(), 1);
+    fn pieces_are_reused_and_a_burst_is_freed() {
+        let mut pool = Pool::default();
+        let taken: Vec<u32> = (0..SPARES + 5).map(|_| pool.take(|| 7_u8).0).collect();
+        for index in taken {
+            pool.give(index);
+        }
+        assert_eq!(pool.boxes.iter().flatten().count(), SPARES);
+        for _ in 0..SPARES + 5 {
+            assert_eq!(*pool.take(|| 7).1, 7);
+        }
+        assert_eq!(pool.boxes.len(), SPARES + 5);
     }
 }

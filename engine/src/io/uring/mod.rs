@@ -39,7 +39,6 @@ use flock_transport::{Chunks, CloseHow, Errno, Instant};
 use io_uring::{opcode, squeue, types};
 use ring::{Entered, Ring, Wait};
 use slots::{NO_CARGO, NO_FD, Ops, Slots, State};
-use socket2::SockAddr;
 use std::collections::VecDeque;
 use std::io;
 use std::mem::ManuallyDrop;
@@ -189,7 +188,7 @@ impl UringDriver {
         match made {
             Ok(fd) => {
                 slot.fd = fd.into_raw_fd();
-                slot.cargo = self.cargo.load_address(SockAddr::from(to));
+                slot.cargo = self.cargo.load_address(to);
                 self.want(id, Ops::CONNECT);
             }
             Err(error) => {

@@ -500,3 +500,58 @@ fn a_short_life_costs_three_entries() {
     let enters = ring.enters.get();
     assert!(enters <= turns + turns / 4 + 10, "{enters} in {turns}");
 }
+
+/// A seccomp filter as container runtimes install it: io_uring_setup gives `EPERM`. It holds for
+/// the calling thread only, which ends with the test.
+fn forbid_rings() {
+    const LOAD_NUMBER: u16 = 0x20;
+    const JUMP_IF_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    let setup = u32::try_from(libc::SYS_io_uring_setup).unwrap();
+    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let mut steps = [
+        step(LOAD_NUMBER, 0, 0, 0),
+        step(JUMP_IF_EQUAL, 0, 1, setup),
+        step(
+            RETURN,
+            0,
+            0,
+            libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned(),
+        ),
+        step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog {
+        len: 4,
+        filter: steps.as_mut_ptr(),
+    };
+    // SAFETY: takes integers only.
+    let result = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+    assert_eq!(result, 0);
+    let mode = libc::SECCOMP_MODE_FILTER;
+    // SAFETY: the program is valid for the length of the call; the kernel copies it.
+    let result = unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program) };
+    assert_eq!(result, 0);
+}
+
+#[test]
+fn a_filter_leads_to_epoll_and_is_named() {
+    use crate::io::{Backend, Reason, Unavailable, select};
+    let thread = std::thread::spawn(|| {
+        forbid_rings();
+        let error = UringDriver::new(&DriverConfig::default(), Clock::start()).err();
+        assert_eq!(
+            error.and_then(|error| error.raw_os_error()),
+            Some(libc::EPERM)
+        );
+        let auto = select(Backend::Auto).unwrap();
+        assert_eq!(auto.backend, Backend::Poll);
+        (select(Backend::Uring), auto.reason)
+    });
+    let (asked, reason) = thread.join().unwrap();
+    let why = asked.unwrap_err();
+    assert!(matches!(
+        why,
+        Unavailable::Filtered | Unavailable::Sysctl { .. }
+    ));
+    assert_eq!(reason, Reason::Fallback(why));
+}
