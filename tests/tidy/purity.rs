@@ -14,6 +14,26 @@ const PURE: [&str; 6] = [
     "engine/src/swarm",
 ];
 
+/// What runs them in production and in the simulation alike: locks there are, but no clock, no
+/// thread and no chance of its own.
+const REPLAYED: [&str; 4] = [
+    "engine/src/shard",
+    "engine/src/io/sim",
+    "engine/src/table",
+    "engine/src/wheel",
+];
+
+/// What must not be named there.
+const UNREPEATABLE: [&str; 7] = [
+    "std::thread",
+    "std::time::Instant",
+    "std::time::SystemTime",
+    "rand::rng",
+    "rand::random",
+    "rand::rngs::OsRng",
+    "getrandom",
+];
+
 /// What a pure machine must not name, and what to do instead.
 const IMPURE: [(&str, &str); 22] = [
     ("std::net::TcpStream", "sockets belong to engine/src/io"),
@@ -99,6 +119,28 @@ fn protocol_and_policy_do_no_io_and_read_no_clock() {
         }
     }
     report("I/O, clock, thread or chance in a sans-IO part", &found);
+}
+
+#[test]
+fn shards_replay_from_a_seed() {
+    let mut found = Vec::new();
+    for source in source::shipped() {
+        if !REPLAYED.iter().any(|part| in_folder(&source.path, part)) {
+            continue;
+        }
+        for named in source::paths(&source.shipped) {
+            let path = named.path.as_str();
+            if UNREPEATABLE.iter().any(|name| is_within(path, name))
+                || path.ends_with("from_os_rng")
+            {
+                found.push(format!("{}:{}: {path}", source.path, named.line));
+            }
+        }
+    }
+    report(
+        "clock, thread or chance where a seed decides: time comes from `turn`, chance from the seed",
+        &found,
+    );
 }
 
 #[test]
