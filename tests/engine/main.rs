@@ -1,6 +1,8 @@
 //! The whole engine over loopback, each case on both backends.
 
 mod connections;
+mod forbidden;
+mod hostile;
 mod peers;
 mod policy;
 

@@ -1,6 +1,7 @@
 //! Where shards put their numbers for others to read.
 
 use crate::swarm;
+use flock_transport::CloseReason;
 use std::sync::{Mutex, PoisonError};
 
 /// What a shard counted since its start.
@@ -9,8 +10,18 @@ use std::sync::{Mutex, PoisonError};
 pub struct ShardCounters {
     /// Connections admitted.
     pub admitted: u64,
+    /// Inbound connections turned away before their handshake: limits, lists, bans.
+    pub inbound_refused: u64,
     /// Peers whose handshake was not one.
     pub bad_handshakes: u64,
+    /// Peers whose handshake did not end in time.
+    pub handshake_timeouts: u64,
+    /// Connections that peers ended in good order.
+    pub peer_ends: u64,
+    /// Connections that peers reset.
+    pub peer_resets: u64,
+    /// Connections closed in favour of another one to the same peer.
+    pub redundant: u64,
     /// Dials that found no room in the connection or socket table.
     pub dials_refused: u64,
     /// Handler calls that panicked.
@@ -36,9 +47,25 @@ pub struct ShardCounters {
 }
 
 impl ShardCounters {
+    pub(super) fn count_closed(&mut self, reason: CloseReason) {
+        match reason {
+            CloseReason::HandshakeTimeout => self.handshake_timeouts += 1,
+            CloseReason::Handshake(_) => self.bad_handshakes += 1,
+            CloseReason::PeerClosed => self.peer_ends += 1,
+            CloseReason::PeerReset => self.peer_resets += 1,
+            CloseReason::Redundant => self.redundant += 1,
+            _ => {}
+        }
+    }
+
     /// Adds another shard's counters to these.
     pub fn add(&mut self, other: &Self) {
         self.admitted += other.admitted;
+        self.inbound_refused += other.inbound_refused;
+        self.handshake_timeouts += other.handshake_timeouts;
+        self.peer_ends += other.peer_ends;
+        self.peer_resets += other.peer_resets;
+        self.redundant += other.redundant;
         self.bad_handshakes += other.bad_handshakes;
         self.dials_refused += other.dials_refused;
         self.handler_panics += other.handler_panics;

@@ -41,12 +41,14 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             return discard(&mut self.driver, socket);
         }
         if self.links.table.is_full() {
+            self.counters.inbound_refused += 1;
             let reason = RefuseReason::TableFull;
             self.swarm.refuse_inbound(Transport::Tcp, addr, reason);
             self.act(now);
             return discard(&mut self.driver, socket);
         }
         if self.swarm.inbound(now, Transport::Tcp, addr).is_err() {
+            self.counters.inbound_refused += 1;
             self.act(now);
             return discard(&mut self.driver, socket);
         }
@@ -199,7 +201,6 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                     self.hold_while_claiming(key);
                 }
                 Progress::Reject(error) => {
-                    self.counters.bad_handshakes += 1;
                     self.links.abort(key, CloseReason::Handshake(error));
                 }
             },

@@ -258,6 +258,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
         let reason = link.reason.unwrap_or(CloseReason::PeerClosed);
         let (bytes_in, bytes_out) = (link.tcp.bytes_in(), link.tcp.bytes_out());
+        self.counters.count_closed(reason);
         self.swarm.closed(now, conn, reason, bytes_in, bytes_out);
         let slot = self.users.get_mut(index(key));
         if let Some(user) = slot.and_then(Option::take) {
