@@ -389,14 +389,12 @@ fn driver(counters: &DriverCounters) -> DriverReport {
 }
 
 fn evidence(plan: &Plan, stats: &Stats, window: &Spent) -> Evidence {
+    // Sides, or shards of one, that share a processor wait for each other.
     let shared = match (&plan.aim, &plan.cpus) {
-        (
-            Aim::Embedded {
-                cpus: Some(engine), ..
-            },
-            Some(own),
-        ) => own.iter().any(|cpu| engine.contains(cpu)),
-        (Aim::Embedded { .. }, _) => true,
+        (Aim::Embedded { shards, cpus }, Some(own)) => cpus.as_ref().is_none_or(|engine| {
+            *shards as usize > engine.len() || own.iter().any(|cpu| engine.contains(cpu))
+        }),
+        (Aim::Embedded { .. }, None) => true,
         (Aim::Remote { .. }, _) => false,
     };
     Evidence {

@@ -37,7 +37,7 @@ pub(crate) struct Evidence {
     pub(crate) generator: Share,
     /// Busiest thread of the target, if it could be seen.
     pub(crate) target: Option<Share>,
-    /// Both sides on one processor.
+    /// Threads of the run share processors, so that they wait for each other.
     pub(crate) shared: bool,
     /// Whether arrivals were planned.
     pub(crate) open_loop: bool,
@@ -69,7 +69,7 @@ pub(crate) fn judge(evidence: &Evidence) -> Verdict {
         BoundBy::Generator if !evidence.held => {
             text.push_str("; the target could do more: add generator processors with --cpus");
         }
-        BoundBy::Both if evidence.shared => {
+        BoundBy::Both | BoundBy::Target if evidence.shared => {
             text.push_str(
                 "; both sides share processors, so this is their sum, not the target's limit",
             );

@@ -189,7 +189,10 @@ impl<'a, D: Driver> Generator<'a, D> {
         while self.has_room()
             && let Some(intended) = self.schedule.launch(now)
         {
-            self.dial(intended, now);
+            if !self.dial(intended, now) {
+                // Nothing gets better before the next turn.
+                return;
+            }
         }
     }
 
@@ -200,7 +203,8 @@ impl<'a, D: Driver> Generator<'a, D> {
             && !self.idle.is_empty()
     }
 
-    fn dial(&mut self, intended: Instant, now: Instant) {
+    /// Starts the peer that rested longest; false when the driver had no room for it.
+    fn dial(&mut self, intended: Instant, now: Instant) -> bool {
         let peer = self
             .idle
             .pop_front()
@@ -228,10 +232,12 @@ impl<'a, D: Driver> Generator<'a, D> {
                 entry.insert(Life::new(peer, key.socket, intended, now));
                 self.unsettled += 1;
                 self.stats.peak = self.stats.peak.max(self.lives.len() as u64);
+                true
             }
             Err(_full) => {
                 self.stats.fail(Stage::Connect, Failure::NoRoom);
                 self.idle.push_back(peer);
+                false
             }
         }
     }

@@ -85,7 +85,11 @@ impl Scene {
         }
     }
 
-    fn run(mut self, load: Load) -> Stats {
+    fn run(self, load: Load) -> Stats {
+        self.run_with(DriverConfig::default(), load)
+    }
+
+    fn run_with(mut self, config: DriverConfig, load: Load) -> Stats {
         let (progress, stop) = (
             Progress::new(std::thread::current()),
             AtomicBool::new(false),
@@ -301,4 +305,20 @@ fn connections_lost_during_a_hold_are_failures() {
         "{:?}",
         stats.errors
     );
+}
+
+#[test]
+fn a_driver_without_room_fails_peers_and_ends() {
+    let config = DriverConfig {
+        sockets: 4,
+        ..DriverConfig::default()
+    };
+    let load = Load {
+        duration: Some(Duration::from_millis(50)),
+        ..load(100, 20)
+    };
+    let stats = Scene::new(1, calm()).run_with(config, load);
+    check_sums(&stats);
+    assert!(stats.errors[&(Stage::Connect, Failure::NoRoom)] > 0);
+    assert!(stats.closed > 0);
 }

@@ -61,7 +61,7 @@ fn usage_errors_exit_with_2() {
 }
 
 /// A loopback port nobody listens on.
-fn closed_port() -> SocketAddr {
+pub(crate) fn closed_port() -> SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap()
 }

@@ -1,6 +1,8 @@
+use crate::faults::closed_port;
 use crate::process::{PATIENCE, check_sums, finish, judge, loadgen, number, run, wait};
 use crate::targets::{Behaviour, Fake};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -25,6 +27,33 @@ fn the_report_goes_to_a_file_and_the_text_to_stdout() {
         "--peers 5 --memory-peers 0 --json /nonexistent/report.json",
     ));
     assert_eq!(unwritable.status.code(), Some(4), "{unwritable:?}");
+}
+
+/// The names of all fields, however deep.
+fn fields(value: &Value, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(map) => {
+            found.extend(map.keys().cloned());
+            map.values().for_each(|inner| fields(inner, found));
+        }
+        Value::Array(list) => list.iter().for_each(|inner| fields(inner, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn every_field_is_documented() {
+    let (_, report) = run("--rate 200/s --duration 200ms --memory-peers 0");
+    let (_, failed) = run(&format!("--peers 1 --target {}", closed_port()));
+    let mut found = BTreeSet::new();
+    fields(&report, &mut found);
+    fields(&failed, &mut found);
+    let readme = include_str!("../../README.md");
+    let missing = found
+        .iter()
+        .filter(|name| !readme.contains(&format!("`{name}`")));
+    let missing: Vec<_> = missing.collect();
+    assert!(missing.is_empty(), "README.md does not name {missing:?}");
 }
 
 #[test]
