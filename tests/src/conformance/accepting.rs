@@ -1,13 +1,10 @@
 //! Listening and accepting.
 
-use super::{Fixture, Rig};
+use super::{CANCELED, Fixture, Rig};
 use flock_engine::io::{Driver, Op, Outcome, Token, Verb};
 use flock_tcp::ListenOptions;
-use flock_transport::Errno;
 use std::io;
 use std::time::Duration;
-
-const CANCELED: Errno = Errno(125);
 
 /// A burst is accepted whole.
 pub fn accepts_many<F: Fixture>() {

@@ -1,8 +1,8 @@
 //! Connecting, and giving it up.
 
-use super::{Fixture, Rig};
+use super::{CANCELED, Fixture, Rig};
 use flock_engine::io::{Driver, Op, Outcome, Verb};
-use flock_transport::{CloseHow, Errno};
+use flock_transport::CloseHow;
 use std::io;
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ pub fn cancelled_at_any_moment<F: Fixture>() {
         match rig.record(dialled).outcomes[..] {
             // On loopback io_uring connects while it submits: this may win every time.
             [Outcome::Connected] => rig.close_how(dialled, CloseHow::Rst),
-            [Outcome::ConnectFailed(errno)] => assert_eq!(errno, Errno(125)),
+            [Outcome::ConnectFailed(errno)] => assert_eq!(errno, CANCELED),
             ref other => panic!("{other:?}"),
         }
     }

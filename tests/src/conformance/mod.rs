@@ -12,9 +12,10 @@ pub mod receiving;
 mod rig;
 pub mod script;
 pub mod sending;
+pub mod soak;
 pub mod waiting;
 
-pub use rig::{Record, Rig, pattern};
+pub use rig::{CANCELED, Record, Rig, pattern};
 
 use flock_engine::io::{Driver, DriverConfig};
 use std::net::SocketAddr;
@@ -53,6 +54,7 @@ macro_rules! conformance {
                 cancelled_receive_ends_once;
             sending: big_sends_arrive_whole, a_slow_reader_holds_the_sender,
                 cancelled_send_ends_once, chunks_keep_their_order, send_to_a_reset_stream_fails;
+            soak: random_lives_keep_their_bytes;
             waiting: deadlines_are_kept, deadlines_are_fine_grained, a_past_deadline_does_not_wait, an_early_wake_is_kept,
                 time_never_goes_back;
         }

@@ -1,11 +1,8 @@
 //! Receiving.
 
-use super::{Fixture, Rig, pattern};
+use super::{CANCELED, Fixture, Rig, pattern};
 use flock_engine::io::{Outcome, Verb};
-use flock_transport::Errno;
 use std::time::Duration;
-
-const CANCELED: Errno = Errno(125);
 
 /// Bytes go both ways.
 pub fn echo<F: Fixture>() {

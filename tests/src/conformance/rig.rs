@@ -14,6 +14,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Driver time after which a condition is looked at again.
 const SLICE: Duration = Duration::from_millis(20);
 
+/// `ECANCELED`.
+pub const CANCELED: Errno = Errno(125);
+
 /// What became of one socket so far.
 #[derive(Clone, Debug, Default)]
 pub struct Record {
@@ -158,6 +161,22 @@ impl<D: Driver> Rig<D> {
     /// Starts receiving.
     pub fn recv(&mut self, socket: SocketId) {
         self.submit(Op::Recv { socket });
+    }
+
+    /// Starts receiving, unless that is outstanding or the stream has ended.
+    pub fn recv_unless_ended(&mut self, socket: SocketId) {
+        let over = self
+            .record(socket)
+            .outcomes
+            .iter()
+            .any(|outcome| match outcome {
+                Outcome::Eof => true,
+                Outcome::RecvEnded(errno) => *errno != CANCELED,
+                _ => false,
+            });
+        if !over && !self.outstanding(socket, Verb::Recv) {
+            self.recv(socket);
+        }
     }
 
     /// Sends a copy of `bytes`.

@@ -1,9 +1,9 @@
 //! Sending.
 
-use super::{Fixture, Rig, pattern};
+use super::{CANCELED, Fixture, Rig, pattern};
 use bytes::Bytes;
 use flock_engine::io::{DriverConfig, Op, Outcome, Verb};
-use flock_transport::{CHUNKS_MAX, CloseHow, Errno};
+use flock_transport::{CHUNKS_MAX, CloseHow};
 use std::time::Duration;
 
 /// A send far larger than what the kernel takes at once arrives whole, through small buffers.
@@ -72,7 +72,7 @@ pub fn cancelled_send_ends_once<F: Fixture>() {
     rig.until("end of send", |rig| !rig.outstanding(dialled, Verb::Send));
     assert_eq!(
         rig.record(dialled).outcomes,
-        [Outcome::Connected, Outcome::SendFailed(Errno(125))]
+        [Outcome::Connected, Outcome::SendFailed(CANCELED)]
     );
     rig.close(dialled);
     rig.recv(accepted);
