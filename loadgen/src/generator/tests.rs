@@ -94,7 +94,7 @@ impl Scene {
             Progress::new(std::thread::current()),
             AtomicBool::new(false),
         );
-        let driver = self.world.driver(self.nodes[0], DriverConfig::default());
+        let driver = self.world.driver(self.nodes[0], config);
         let mine = driver.id();
         let mut generator = Generator::new(driver, load, &progress, &stop);
         while let Some(next) = self.world.next(LATEST) {
