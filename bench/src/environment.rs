@@ -41,12 +41,24 @@ pub fn resident_bytes(pid: u32) -> io::Result<u64> {
     kibibytes(&format!("/proc/{pid}/status"), "VmRSS:")
 }
 
-/// Bytes in the kernel's slab caches, of the whole system.
+/// Bytes of the kernel's slab objects in use, of the whole system. What caches keep for later
+/// does not count, so that earlier connections do not hide later ones.
 ///
 /// # Errors
-/// When the kernel does not tell.
+/// `/proc/slabinfo` cannot be read, which takes root, or looks otherwise.
 pub fn slab_bytes() -> io::Result<u64> {
-    kibibytes("/proc/meminfo", "Slab:")
+    let text = fs::read_to_string("/proc/slabinfo")?;
+    let in_use = |line: &str| -> Option<u64> {
+        let mut columns = line.split_ascii_whitespace().skip(1);
+        let active: u64 = columns.next()?.parse().ok()?;
+        let size: u64 = columns.nth(1)?.parse().ok()?;
+        Some(active * size)
+    };
+    text.lines()
+        .skip(2)
+        .map(in_use)
+        .sum::<Option<u64>>()
+        .ok_or_else(|| io::Error::other("/proc/slabinfo has another form"))
 }
 
 impl Environment {

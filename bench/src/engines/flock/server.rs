@@ -52,10 +52,14 @@ impl Handler for Session {
 pub(super) fn serve(cx: &Arc<Serve>, backend: Backend) -> io::Result<()> {
     let shared = Arc::clone(cx);
     let id = PeerId::new(&SERVER_FRAME[1..]).expect("32 bytes make an id");
-    let flock = Flock::builder()
+    let mut options = Flock::builder()
         .id(IdChoice::Fixed(id))
         .backend(backend)
-        .shards(cx.shards)
+        .shards(cx.shards);
+    if cx.shards > 1 {
+        options = options.cpus(0..cx.shards);
+    }
+    let flock = options
         .start_with(move |_| Session {
             cx: Arc::clone(&shared),
         })
