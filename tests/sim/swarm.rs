@@ -203,10 +203,7 @@ impl Run {
             let stats = flock.stats();
             let number = |n: u64| usize::try_from(n).expect("small");
             feed.check(|checker| {
-                checker.counters(
-                    number(stats.connecting.into()),
-                    number(stats.connected.into()),
-                );
+                checker.counters(number(stats.connecting), number(stats.connected));
             });
         });
         if ended == Ended::Spinning {
