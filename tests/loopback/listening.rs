@@ -4,10 +4,17 @@ use crate::backends::{Backend, Poll, Uring};
 use flock_engine::io::{Driver, Op, Outcome, Token};
 use flock_tcp::ListenOptions;
 use flock_tests::conformance::Rig;
+use socket2::SockRef;
 use std::io::ErrorKind;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
 
-flock_tests::both_backends!(shared_listeners_share, exclusive_listeners_refuse);
+flock_tests::both_backends!(
+    shared_listeners_share,
+    exclusive_listeners_refuse,
+    resets_in_the_backlog_harm_nobody,
+    dual_stack_names_ipv4_plainly,
+);
 
 const SHARED: ListenOptions = ListenOptions {
     shared: true,
@@ -78,4 +85,56 @@ fn exclusive_listeners_refuse<B: Backend>() {
             ErrorKind::AddrInUse
         );
     }
+}
+
+/// Connections that were reset before they were accepted are counted or end at once; the others
+/// are well.
+fn resets_in_the_backlog_harm_nobody<B: Backend>() {
+    let mut rig = Rig::<B::Driver>::new::<B>();
+    let (listener, addr) = rig.listen::<B>();
+    let mut clients: Vec<_> = (0..20)
+        .map(|_| TcpStream::connect(addr).expect("the backlog has room"))
+        .collect();
+    for client in clients.drain(..10) {
+        let linger = SockRef::from(&client).set_linger(Some(Duration::ZERO));
+        linger.expect("a socket option");
+    }
+    rig.until("all", |rig| {
+        let aborted = usize::try_from(rig.driver.counters().accepts_aborted).expect("few");
+        rig.record(listener).accepted.len() + aborted == 20
+    });
+    let accepted = rig.record(listener).accepted.clone();
+    for (socket, _) in &accepted {
+        rig.recv(*socket);
+    }
+    let well: Vec<_> = clients
+        .iter()
+        .map(|client| client.local_addr().expect("connected"))
+        .collect();
+    rig.until("ends of the others", |rig| {
+        accepted
+            .iter()
+            .all(|(socket, peer)| well.contains(peer) != rig.record(*socket).recv_error().is_some())
+    });
+    let alive = accepted.iter().filter(|(_, peer)| well.contains(peer));
+    assert_eq!(alive.count(), clients.len());
+    rig.pair(listener, addr);
+}
+
+/// A listener at `[::]` takes IPv4 too, and names such peers by their IPv4 address.
+fn dual_stack_names_ipv4_plainly<B: Backend>() {
+    let mut rig = Rig::<B::Driver>::new::<B>();
+    let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
+    let options = ListenOptions::default();
+    let Ok((listener, addr)) = rig.driver.listen(any, &options, Token(0)) else {
+        return; // a host without IPv6
+    };
+    rig.submit(Op::Accept { listener });
+    let client = TcpStream::connect((Ipv4Addr::LOCALHOST, addr.port())).expect("dual stack");
+    rig.until("a connection", |rig| {
+        !rig.record(listener).accepted.is_empty()
+    });
+    let peer = rig.record(listener).accepted[0].1;
+    assert_eq!(peer, client.local_addr().expect("connected"));
+    assert!(peer.is_ipv4());
 }

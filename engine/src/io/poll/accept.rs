@@ -48,9 +48,7 @@ impl Trouble {
     fn of(error: &io::Error) -> Self {
         match error.raw_os_error() {
             Some(libc::EAGAIN) => Self::Drained,
-            Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::ENOSPC) => {
-                Self::Lack
-            }
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => Self::Lack,
             Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EFAULT) | None => Self::Broken,
             // Linux passes on errors already pending on the new socket (accept(2)).
             Some(_) => Self::Aborted,
