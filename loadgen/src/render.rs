@@ -123,7 +123,7 @@ fn results(page: &mut Page, report: &Report) {
         let agrees = if admitted == counts.handshaken {
             ""
         } else {
-            "   (the generator counted otherwise)"
+            "; it refuses an id that is back before its last connection is gone (more --peers avoid that)"
         };
         page.row(
             "admitted",

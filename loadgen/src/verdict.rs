@@ -69,7 +69,7 @@ pub(crate) fn judge(evidence: &Evidence) -> Verdict {
         BoundBy::Generator if !evidence.held => {
             text.push_str("; the target could do more: add generator processors with --cpus");
         }
-        BoundBy::Both | BoundBy::Target if evidence.shared => {
+        BoundBy::Both if evidence.shared => {
             text.push_str(
                 "; both sides share processors, so this is their sum, not the target's limit",
             );
@@ -87,9 +87,14 @@ pub(crate) fn judge(evidence: &Evidence) -> Verdict {
     }
     if fell_behind {
         text.push_str(&format!(
-            "; fell behind the plan: 1 % of the peers started {:.0} ms late or more, {} never started \
-             (their wait is in the latencies)",
-            evidence.lag_p99 * 1e3,
+            "; fell behind the plan: 1 % of the peers started {:.0} ms late or more (the wait is in \
+             their latencies)",
+            evidence.lag_p99 * 1e3
+        ));
+    }
+    if evidence.missed > 0 {
+        text.push_str(&format!(
+            "; {} never started and are in no latency: read the percentiles as lower bounds",
             evidence.missed
         ));
     }
@@ -136,7 +141,13 @@ fn bound_by(evidence: &Evidence) -> BoundBy {
     }
     let generator = is_full(evidence.generator);
     match evidence.target {
-        Some(target) if evidence.shared && evidence.generator.busy + target.busy >= FULL => {
+        // Whoever waits there waits for the other: there is no telling them apart.
+        Some(target)
+            if evidence.shared
+                && (generator
+                    || is_full(target)
+                    || evidence.generator.busy + target.busy >= FULL) =>
+        {
             BoundBy::Both
         }
         Some(target) => match (generator, is_full(target)) {
@@ -225,6 +236,15 @@ mod tests {
         };
         assert_eq!(judge(&shared).bound_by, BoundBy::Both);
         assert!(judge(&shared).text.contains("share processors"));
+        let crowded = Share {
+            busy: 0.2,
+            waiting: 0.75,
+        };
+        let alone = Evidence {
+            generator: crowded,
+            ..shared
+        };
+        assert_eq!(judge(&alone).bound_by, BoundBy::Both);
     }
 
     #[test]
