@@ -96,7 +96,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.completions = completions;
         self.read_mail(now);
         self.expire(now);
-        self.hold_starts();
+        self.hold_starts(now);
         self.flush(now);
         let done = self
             .ending
@@ -160,9 +160,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     }
 
     /// While events pile up unread, or the end has begun, nothing new is started.
-    fn hold_starts(&mut self) {
+    fn hold_starts(&mut self, now: Instant) {
         let hold = self.ending.is_some() || self.hub.congested();
-        self.swarm.suspend_starts(hold);
+        self.swarm.suspend_starts(now, hold);
         for listener in &mut self.listeners {
             if hold && listener.accepting {
                 self.driver.cancel(OpKey {

@@ -124,7 +124,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     fn shut_down(&mut self, now: Instant, within: Duration) {
         self.ending.get_or_insert(now + within);
         self.unlisten();
-        self.swarm.suspend_starts(true);
+        self.swarm.suspend_starts(now, true);
         let keys: Vec<_> = self.links.table.iter().map(|(key, _)| key).collect();
         for key in keys {
             match self

@@ -17,6 +17,9 @@ pub(crate) type CandidateId = Key;
 /// Channels remembered per candidate; being found for more changes nothing but these names.
 const CHANNELS_MAX: usize = 256;
 
+/// Stale entries of the queue that are not worth looking for.
+const QUEUE_SLACK: usize = 64;
+
 pub(super) struct Candidate {
     pub(super) addr: SocketAddr,
     /// The channels it was found for; the first is the one its events name.
@@ -157,7 +160,24 @@ impl Candidates {
         self.queued += 1;
         if !std::mem::replace(&mut candidate.in_queue, true) {
             self.queue.push_back(id);
+            self.sweep_queue();
         }
+    }
+
+    /// Takes out of the queue what was forgotten while in it, as soon as that is the larger
+    /// part: the queue stays within twice the queued candidates at a constant cost for each.
+    fn sweep_queue(&mut self) {
+        if self.queue.len() <= 2 * self.queued as usize + QUEUE_SLACK {
+            return;
+        }
+        let table = &mut self.table;
+        self.queue.retain(|id| match table.get_mut(*id) {
+            Some(candidate) => {
+                candidate.in_queue = candidate.state == State::Queued;
+                candidate.in_queue
+            }
+            None => false,
+        });
     }
 
     /// The candidate whose turn it is; it stays queued.
@@ -268,5 +288,19 @@ mod tests {
         assert_eq!((candidates.queued(), candidates.front()), (0, None));
         candidates.forget(id);
         assert!(matches!(candidates.add("a".into(), addr), Added::New));
+    }
+
+    #[test]
+    fn the_queue_does_not_grow_by_what_is_forgotten() {
+        let mut candidates = Candidates::new(2, ahash::RandomState::with_seeds(1, 2, 3, 4));
+        let stays = "10.0.0.1:1".parse().unwrap();
+        candidates.add("a".into(), stays);
+        for port in 2..10_000 {
+            let addr = SocketAddr::from(([10, 0, 0, 2], port));
+            assert!(matches!(candidates.add("a".into(), addr), Added::New));
+            candidates.forget(candidates.by_addr(addr).unwrap());
+        }
+        assert!(candidates.queue.len() <= QUEUE_SLACK + 4);
+        assert_eq!(candidates.front(), candidates.by_addr(stays));
     }
 }

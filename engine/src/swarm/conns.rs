@@ -23,6 +23,8 @@ pub(super) enum Stage {
     Handshaking,
     /// The home shard has been asked.
     Claiming,
+    /// The home has been asked, but there is no more time for its answer.
+    Late,
     Admitted,
     /// About to be closed by our own decision.
     Refused,

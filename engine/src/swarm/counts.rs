@@ -95,6 +95,15 @@ impl SharedCounts {
 
     /// The shard whose turn it is to use room that was made, if any has candidates queued.
     pub(crate) fn next_waiting(&self) -> Option<u16> {
+        self.waiting(None)
+    }
+
+    /// The same, for a shard that has used what it could.
+    pub(crate) fn next_waiting_but(&self, not: u16) -> Option<u16> {
+        self.waiting(Some(not))
+    }
+
+    fn waiting(&self, not: Option<u16>) -> Option<u16> {
         if self.max_connections == 0 {
             return None;
         }
@@ -102,9 +111,10 @@ impl SharedCounts {
         let first = self.next_refill.fetch_add(1, Ordering::Relaxed) % shards;
         (0..shards)
             .map(|step| (first + step) % shards)
-            .find_map(|shard| {
-                let waiting = self.queued[shard as usize].load(Ordering::SeqCst) > 0;
-                waiting.then(|| u16::try_from(shard).expect("shards are numbered in 16 bits"))
+            .map(|shard| u16::try_from(shard).expect("shards are numbered in 16 bits"))
+            .find(|shard| {
+                let queued = &self.queued[usize::from(*shard)];
+                Some(*shard) != not && queued.load(Ordering::SeqCst) > 0
             })
     }
 }
@@ -134,5 +144,10 @@ mod tests {
         counts.show_queued(2, 5);
         let turns: Vec<_> = (0..6).map(|_| counts.next_waiting().unwrap()).collect();
         assert!(turns.contains(&0) && turns.contains(&2) && !turns.contains(&1));
+        for _ in 0..6 {
+            assert_eq!(counts.next_waiting_but(0), Some(2));
+        }
+        counts.show_queued(2, 0);
+        assert_eq!(counts.next_waiting_but(0), None);
     }
 }

@@ -85,10 +85,9 @@ impl Swarm {
 
     /// Plans the next attempt, or gives the candidate up.
     pub(super) fn failed_attempt(&mut self, now: Instant, id: CandidateId) {
-        let Some(candidate) = self.candidates.get(id) else {
+        let Some(retries) = self.wanted(now, id) else {
             return;
         };
-        let retries = candidate.retries;
         match self.config.retry.get(usize::from(retries)) {
             Some(&wait) => {
                 let at = now + self.jitter(wait);
@@ -102,19 +101,24 @@ impl Swarm {
         }
     }
 
-    /// Dials the candidate again after the first wait, with all its retries.
+    /// Dials the candidate again after the first wait. That is the first of its retries: a
+    /// completed handshake gave it all of them.
     pub(super) fn requeue(&mut self, now: Instant, id: CandidateId) {
-        if self
-            .candidates
-            .get(id)
-            .is_some_and(|candidate| candidate.channels.is_empty())
-        {
-            // All its channels were left while it was connected.
-            self.candidates.forget(id);
-            return;
+        if self.wanted(now, id).is_some() {
+            let at = now + self.jitter(self.config.retry[0]);
+            self.candidates.wait(id, at, 1);
         }
-        let at = now + self.jitter(self.config.retry[0]);
-        self.candidates.wait(id, at, 0);
+    }
+
+    /// The retries so far of a candidate to dial again. One that was banned, or whose channels
+    /// were all left, while there was a connection to it is forgotten now.
+    fn wanted(&mut self, now: Instant, id: CandidateId) -> Option<u8> {
+        let candidate = self.candidates.get(id)?;
+        if candidate.channels.is_empty() || self.bans.addr(now, candidate.addr) {
+            self.candidates.forget(id);
+            return None;
+        }
+        Some(candidate.retries)
     }
 
     /// ±10 %, so that two sides that refuse each other do not stay in step.
@@ -132,24 +136,23 @@ impl Swarm {
     /// Lets somebody use room that was made: this shard or, in turn, another.
     pub(super) fn made_room(&mut self, now: Instant) {
         self.show_queued();
+        let hops = self.config.shards;
         match self.counts.next_waiting() {
             Some(shard) if shard != self.config.shard => {
-                let hops = self.config.shards;
                 self.send(now, shard, PeerMessage::Refill { hops });
             }
-            _ => self.kick(now),
+            _ => self.refill(now, hops),
         }
     }
 
+    /// Uses room, and hands on what this shard leaves: it may have nothing to dial, or as much
+    /// under way as it may.
     pub(super) fn refill(&mut self, now: Instant, hops: u16) {
         self.kick(now);
         if hops == 0 || !self.counts.has_room() {
             return;
         }
-        // This shard had nothing to dial, or as much as it may dial at a time.
-        if let Some(shard) = self.counts.next_waiting()
-            && shard != self.config.shard
-        {
+        if let Some(shard) = self.counts.next_waiting_but(self.config.shard) {
             self.send(now, shard, PeerMessage::Refill { hops: hops - 1 });
         }
     }

@@ -19,6 +19,8 @@ pub(super) struct Home {
 /// A peer that is connected.
 struct Held {
     holder: Contender,
+    /// The holder was told to end: whoever comes meanwhile does not lose to it.
+    yielding: bool,
     /// What most peers never need.
     more: Option<Box<More>>,
 }
@@ -64,28 +66,35 @@ impl Home {
             Entry::Vacant(free) if self.counts.admit() => {
                 free.insert(Held {
                     holder: new,
+                    yielding: false,
                     more: None,
                 });
                 out.push((new.conn.shard, PeerMessage::Granted { conn: new.conn }));
             }
             Entry::Vacant(_) => out.push(refused(new.conn, CloseReason::TooManyConnections)),
             Entry::Occupied(mut taken) => {
+                let Held {
+                    holder, yielding, ..
+                } = *taken.get();
                 let waiting = taken.get().more.as_ref().and_then(|more| more.next);
-                let rival = waiting.unwrap_or(taken.get().holder);
-                let wins = !first_wins(rival, taken.key());
-                let holder = taken.get().holder;
-                let more = taken.get_mut().more.get_or_insert_default();
-                if !wins {
+                let rival = waiting.or((!yielding).then_some(holder));
+                let loses = rival.is_some_and(|rival| first_wins(rival, taken.key()));
+                let held = taken.get_mut();
+                let more = held.more.get_or_insert_default();
+                if loses {
                     more.link(new);
                     out.push(refused(new.conn, CloseReason::Redundant));
                     return;
                 }
                 more.next = Some(new);
-                more.link(rival);
-                out.push(match waiting {
-                    Some(loser) => refused(loser.conn, CloseReason::Redundant),
-                    None => (holder.conn.shard, PeerMessage::Yield { conn: holder.conn }),
-                });
+                if let Some(loser) = rival {
+                    more.link(loser);
+                }
+                if let Some(loser) = waiting {
+                    out.push(refused(loser.conn, CloseReason::Redundant));
+                } else if !std::mem::replace(&mut held.yielding, true) {
+                    out.push((holder.conn.shard, PeerMessage::Yield { conn: holder.conn }));
+                }
             }
         }
     }
@@ -105,6 +114,7 @@ impl Home {
         }
         if let Some(next) = held.more.as_mut().and_then(|more| more.next.take()) {
             held.holder = next;
+            held.yielding = false;
             out.push((next.conn.shard, PeerMessage::Granted { conn: next.conn }));
             return false;
         }
@@ -227,5 +237,65 @@ mod tests {
             "so the holder leaves room"
         );
         assert!(out.is_empty() && !counts.full());
+    }
+
+    #[test]
+    fn nobody_loses_to_a_holder_that_is_on_its_way_out() {
+        let (own, peer) = (PeerId::new(&[1]).unwrap(), PeerId::new(&[2]).unwrap());
+        let hasher = ahash::RandomState::with_seeds(1, 2, 3, 4);
+        let mut home = Home::new(own, false, Arc::new(SharedCounts::new(1, 1)), hasher);
+        let mut out = Vec::new();
+        let holder = contender(1, false, Transport::Utp);
+        let gave_up = contender(2, false, Transport::Tcp);
+        let late = contender(3, false, Transport::Utp);
+        home.claim(peer.clone(), holder, &mut out);
+        home.claim(peer.clone(), gave_up, &mut out);
+        assert!(matches!(out.pop(), Some((0, PeerMessage::Yield { conn })) if conn.slot == 1));
+        assert!(!home.release(&peer, gave_up.conn, &mut out));
+        out.clear();
+        // By the rule it would lose, to a connection that is about to end.
+        home.claim(peer.clone(), late, &mut out);
+        assert!(out.is_empty(), "told to yield once: {out:?}");
+        assert!(!home.release(&peer, holder.conn, &mut out));
+        assert!(matches!(out.pop(), Some((0, PeerMessage::Granted { conn })) if conn.slot == 3));
+        // The one that took the place is an ordinary holder again.
+        home.claim(peer.clone(), contender(4, false, Transport::Utp), &mut out);
+        assert!(matches!(out.pop(), Some((0, PeerMessage::Refused { .. }))));
+    }
+
+    /// The original's rule, spelt out for every combination: an existing connection, a new one,
+    /// which of the two ids is smaller.
+    #[test]
+    fn the_rule_is_the_originals() {
+        use Transport::{Tcp, Utp};
+        let (low, high) = (PeerId::new(&[1]).unwrap(), PeerId::new(&[2]).unwrap());
+        for (own, remote) in [(&low, &high), (&high, &low)] {
+            for case in 0..16 {
+                let bit = |n: u32| case >> n & 1 == 1;
+                let pick = |utp| if utp { Utp } else { Tcp };
+                let (old, new) = (pick(bit(0)), pick(bit(1)));
+                let (old_ours, new_ours) = (bit(2), bit(3));
+                // "If the old one is uTP and the new one TCP, the old one goes. Otherwise the
+                // new one goes if it is ours and the remote id smaller, or theirs and the
+                // remote id larger, or uTP where the old one is TCP."
+                let new_goes = !(old == Utp && new == Tcp)
+                    && ((new_ours && remote < own)
+                        || (!new_ours && remote > own)
+                        || (new == Utp && old == Tcp));
+                let (first, second) = (contender(1, old_ours, old), contender(2, new_ours, new));
+                assert_eq!(
+                    first_wins(own, remote, false, first, second),
+                    new_goes,
+                    "{case:04b}"
+                );
+                assert!(first_wins(own, remote, true, first, second));
+            }
+        }
+    }
+
+    #[test]
+    fn a_connected_peer_costs_little() {
+        let home = size_of::<(PeerId, Held)>();
+        assert!(home <= 80, "{home}");
     }
 }

@@ -91,9 +91,14 @@ impl Swarm {
 
     /// The handshake, admission included, takes too long; the shard closes the connection.
     pub(crate) fn handshake_timeout(&mut self, conn: ConnId) {
-        if let Some(info) = self.info(conn) {
-            self.emit(Event::HandshakeTimeout(info));
+        let Some(record) = self.conns.get_mut(conn) else {
+            return;
+        };
+        if record.stage == Stage::Claiming {
+            record.stage = Stage::Late;
         }
+        let info = record.info(conn);
+        self.emit(Event::HandshakeTimeout(info));
     }
 
     fn close(&mut self, conn: ConnId, reason: CloseReason) {
@@ -192,7 +197,7 @@ impl Swarm {
         });
         match record.stage {
             Stage::Admitted => self.connected -= 1,
-            Stage::Handshaking | Stage::Claiming | Stage::Refused => {
+            Stage::Handshaking | Stage::Claiming | Stage::Late | Stage::Refused => {
                 self.end_handshake(record.initiator);
             }
         }
@@ -211,7 +216,11 @@ impl Swarm {
                 _ => self.failed_attempt(now, id),
             }
         }
-        if let (Stage::Claiming | Stage::Admitted, Some(peer)) = (record.stage, record.peer) {
+        let claimed = matches!(
+            record.stage,
+            Stage::Claiming | Stage::Late | Stage::Admitted
+        );
+        if let (true, Some(peer)) = (claimed, record.peer) {
             let home = self.homes.of_peer(&peer);
             self.send(now, home, PeerMessage::Release { peer, conn });
         }

@@ -147,9 +147,12 @@ impl Swarm {
         self.conns.get(conn).map(|record| record.info(conn))
     }
 
-    /// Starts nothing new while set.
-    pub(crate) fn suspend_starts(&mut self, suspended: bool) {
-        self.suspended = suspended;
+    /// Starts nothing new while set; dials what has waited when that is over.
+    pub(crate) fn suspend_starts(&mut self, now: Instant, suspended: bool) {
+        let was = std::mem::replace(&mut self.suspended, suspended);
+        if was && !suspended {
+            self.kick(now);
+        }
     }
 
     pub(crate) fn join(&mut self, channel: ChannelKey, announce: bool) {

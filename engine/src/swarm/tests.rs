@@ -1,5 +1,7 @@
 //! Several swarms wired by a router that a seed drives, held to what must never happen.
 
+mod rules;
+
 use super::*;
 use crate::event::RefuseReason;
 use flock_transport::Transport;
@@ -33,6 +35,8 @@ fn config(shard: u16, shards: u16) -> SwarmConfig {
 enum Life {
     Handshaking,
     Claiming,
+    /// Out of time while claiming.
+    Late,
     Admitted,
 }
 
@@ -45,6 +49,8 @@ struct World {
     dials: BTreeSet<(u16, u32, u32)>,
     conns: BTreeMap<ConnId, (Life, u8)>,
     events: BTreeMap<ConnId, Vec<&'static str>>,
+    banned: BTreeSet<SocketAddr>,
+    joined: bool,
     limit: u32,
     now: Instant,
     next_slot: u32,
@@ -54,9 +60,20 @@ struct World {
 impl World {
     fn new(seed: u64, shards: u16, limit: u32) -> Self {
         let counts = Arc::new(SharedCounts::new(shards, limit));
-        let swarm = |shard| Swarm::new(config(shard, shards), counts.clone(), seed);
+        let keep_existing = seed % 4 == 3;
+        let swarm = |shard| {
+            let config = SwarmConfig {
+                keep_existing,
+                ..config(shard, shards)
+            };
+            let mut swarm = Swarm::new(config, counts.clone(), seed);
+            swarm.join("c".into(), true);
+            swarm
+        };
         Self {
             swarms: (0..shards).map(swarm).collect(),
+            banned: BTreeSet::new(),
+            joined: true,
             homes: Homes::new(7, shards),
             mail: BTreeMap::new(),
             dials: BTreeSet::new(),
@@ -95,7 +112,12 @@ impl World {
     fn carry_out(&mut self, shard: u16) {
         while let Some(action) = self.swarm(shard).poll_action() {
             match action {
-                Action::Dial { candidate, .. } => {
+                Action::Dial { candidate, addr } => {
+                    assert!(self.joined, "the only channel was left");
+                    assert!(
+                        !self.banned.contains(&addr),
+                        "dials {addr}, which is banned"
+                    );
                     assert!(
                         self.dials
                             .insert((shard, candidate.slot, candidate.generation))
@@ -143,8 +165,8 @@ impl World {
 
     fn random_operation(&mut self) {
         let now = self.now;
-        match self.rng.random_range(0..14) {
-            0 | 1 => {
+        match self.rng.random_range(0..16) {
+            0 | 1 if self.joined => {
                 let addr = SocketAddr::from(([10, 0, 0, self.rng.random_range(0..ADDRS)], 1));
                 let shard = self.homes.of_addr(addr);
                 self.swarm(shard).add_peer(now, "c".into(), addr);
@@ -154,12 +176,13 @@ impl World {
                 let shard = self.rng.random_range(0..self.shards());
                 let addr = SocketAddr::from(([10, 9, 9, 9], 1));
                 let full = self.counts.full();
-                let judged = self.swarm(shard).inbound(now, Transport::Tcp, addr);
+                let utp = self.rng.random_bool(0.3);
+                let transport = if utp { Transport::Utp } else { Transport::Tcp };
+                let judged = self.swarm(shard).inbound(now, transport, addr);
                 assert_eq!(judged == Err(RefuseReason::TooManyConnections), full);
                 if judged.is_ok() {
                     let conn = self.conn_id(shard);
-                    self.swarm(shard)
-                        .inbound_started(conn, addr, Transport::Tcp);
+                    self.swarm(shard).inbound_started(conn, addr, transport);
                     let peer = self.rng.random_range(0..PEERS);
                     self.conns.insert(conn, (Life::Handshaking, peer));
                 }
@@ -174,6 +197,8 @@ impl World {
                 }
             }
             11 => self.advance(),
+            12 => self.run_out_of_time(),
+            13 => self.change_policy(),
             _ => {
                 self.deliver_one();
             }
@@ -222,6 +247,42 @@ impl World {
                 .handshake_done(now, conn, PeerId::new(&[peer]).unwrap());
         }
         self.carry_out(conn.shard);
+    }
+
+    /// The deadline passes while the home is asked; the transport takes a while to end.
+    fn run_out_of_time(&mut self) {
+        let claiming = |(_, (life, _)): &(&ConnId, &mut (Life, u8))| *life == Life::Claiming;
+        if let Some((&conn, life)) = self.conns.iter_mut().find(claiming) {
+            life.0 = Life::Late;
+            self.swarm(conn.shard).handshake_timeout(conn);
+            self.carry_out(conn.shard);
+        }
+    }
+
+    /// Bans, leaves, joins and holds, each on all shards.
+    fn change_policy(&mut self) {
+        let now = self.now;
+        let addr = SocketAddr::from(([10, 0, 0, self.rng.random_range(0..ADDRS)], 1));
+        let choice = self.rng.random_range(0..6);
+        match choice {
+            0 => _ = self.banned.insert(addr),
+            1 => _ = self.banned.remove(&addr),
+            2 => self.joined = !self.joined,
+            _ => {}
+        }
+        for shard in 0..self.shards() {
+            let hold = self.rng.random_bool(0.3);
+            let joined = self.joined;
+            let swarm = self.swarm(shard);
+            match choice {
+                0 => swarm.ban(now, &addr.into(), None, None),
+                1 => swarm.unban(&addr.into()),
+                2 if joined => swarm.join("c".into(), true),
+                2 => swarm.leave(now, &"c".into()),
+                _ => swarm.suspend_starts(now, hold),
+            }
+            self.carry_out(shard);
+        }
     }
 
     fn advance(&mut self) {
@@ -279,6 +340,11 @@ impl World {
 
     /// With all mail delivered, nobody waits for room that is there.
     fn check_nobody_starves(&mut self) {
+        let now = self.now;
+        for shard in 0..self.shards() {
+            self.swarm(shard).suspend_starts(now, false);
+            self.carry_out(shard);
+        }
         while self.deliver_one() {}
         let room = self.counts.reserve_dial();
         if room {
@@ -294,8 +360,9 @@ impl World {
     }
 
     fn wind_down(&mut self) {
+        let now = self.now;
         for swarm in &mut self.swarms {
-            swarm.suspend_starts(true);
+            swarm.suspend_starts(now, true);
         }
         while let Some((shard, slot, generation)) = self.dials.pop_first() {
             let now = self.now;
@@ -324,6 +391,13 @@ impl World {
                 .filter(|name| **name == "connection-closed")
                 .count();
             assert_eq!((names[0], closed), ("handshaking", 1), "{conn}: {names:?}");
+            let at = |name| names.iter().position(|other| *other == name);
+            assert!(
+                at("connection").is_none() || at("handshake-timeout").is_none(),
+                "{conn}: {names:?}"
+            );
+            let redundant = names.iter().filter(|name| **name == "redundant-connection");
+            assert!(redundant.count() <= 1, "{conn}: {names:?}");
             assert_eq!(
                 *names.last().unwrap(),
                 "connection-closed",

@@ -1,0 +1,166 @@
+//! One rule each, on a single shard.
+
+use super::*;
+
+fn swarm(limit: u32) -> Swarm {
+    let mut swarm = Swarm::new(config(0, 1), Arc::new(SharedCounts::new(1, limit)), 1);
+    swarm.join("c".into(), true);
+    swarm
+}
+
+fn at(seconds: u64) -> Instant {
+    Instant::ZERO + Duration::from_secs(seconds)
+}
+
+fn addr(last: u8) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, last], 1))
+}
+
+fn peer(id: u8) -> PeerId {
+    PeerId::new(&[id]).unwrap()
+}
+
+fn conn(slot: u32) -> ConnId {
+    ConnId {
+        shard: 0,
+        slot,
+        generation: 0,
+    }
+}
+
+/// What the swarm asked for: the names of events, and the dials.
+fn drain(swarm: &mut Swarm) -> (Vec<&'static str>, Vec<CandidateId>) {
+    let (mut events, mut dials) = (Vec::new(), Vec::new());
+    while let Some(action) = swarm.poll_action() {
+        match action {
+            Action::Emit(event) => events.push(event.name()),
+            Action::Dial { candidate, .. } => dials.push(candidate),
+            Action::Admit { .. } | Action::Close { .. } | Action::AbortDial { .. } => {}
+            Action::Send { .. } => panic!("one shard has nobody to write to"),
+        }
+    }
+    (events, dials)
+}
+
+/// A connection that this side dialled, to peer 9, admitted.
+fn connected(swarm: &mut Swarm) -> ConnId {
+    swarm.add_peer(at(1), "c".into(), addr(1));
+    let (_, dials) = drain(swarm);
+    swarm.dial_established(at(1), dials[0], conn(1));
+    swarm.handshake_done(at(1), conn(1), peer(9));
+    let (events, _) = drain(swarm);
+    assert_eq!(events, ["handshaking", "connection"]);
+    conn(1)
+}
+
+fn close(swarm: &mut Swarm, conn: ConnId) {
+    swarm.closed(at(2), conn, CloseReason::PeerClosed, 33, 33);
+}
+
+#[test]
+fn what_was_held_back_starts_as_soon_as_the_hold_ends() {
+    let mut swarm = swarm(0);
+    swarm.suspend_starts(at(1), true);
+    swarm.add_peer(at(1), "c".into(), addr(1));
+    assert_eq!(drain(&mut swarm), (vec!["peer"], vec![]));
+    swarm.suspend_starts(at(1), false);
+    assert_eq!(drain(&mut swarm).0, ["connecting"]);
+}
+
+#[test]
+fn after_a_connection_the_retries_begin_anew_as_the_originals_do() {
+    let mut swarm = swarm(0);
+    let conn = connected(&mut swarm);
+    close(&mut swarm, conn);
+    let mut waits = Vec::new();
+    let (mut now, mut last) = (at(2), at(2));
+    loop {
+        let (events, dials) = drain(&mut swarm);
+        if events.contains(&"drop") {
+            break;
+        }
+        for dial in dials {
+            waits.push((now - last).as_millis());
+            last = now;
+            swarm.dial_failed(now, dial, false);
+        }
+        if let Some(next) = swarm.next_deadline() {
+            now = next;
+            swarm.on_deadline(now);
+        }
+    }
+    // A second before the first dial, and three retries where a new candidate has four.
+    let planned = [1_000, 1_000, 5_000, 15_000];
+    assert_eq!(waits.len(), planned.len(), "{waits:?}");
+    for (wait, planned) in waits.iter().zip(planned) {
+        assert!(wait.abs_diff(planned) <= planned / 10 + 1, "{waits:?}");
+    }
+}
+
+#[test]
+fn an_address_banned_while_connected_is_not_dialled_again() {
+    let mut swarm = swarm(0);
+    let conn = connected(&mut swarm);
+    swarm.ban(at(1), &addr(1).into(), None, None);
+    assert_eq!(drain(&mut swarm).0, ["peer-banned"]);
+    close(&mut swarm, conn);
+    assert_eq!(swarm.next_deadline(), None, "nothing is planned");
+    swarm.add_peer(at(2), "c".into(), addr(1));
+    assert_eq!(drain(&mut swarm).0, ["connection-closed", "peer-rejected"]);
+}
+
+#[test]
+fn a_channel_left_during_the_handshake_is_not_dialled_for_again() {
+    let mut swarm = swarm(0);
+    swarm.add_peer(at(1), "c".into(), addr(1));
+    let (_, dials) = drain(&mut swarm);
+    swarm.dial_established(at(1), dials[0], conn(1));
+    swarm.leave(at(1), &"c".into());
+    close(&mut swarm, conn(1));
+    assert_eq!(swarm.next_deadline(), None, "nothing is planned");
+}
+
+#[test]
+fn the_way_to_a_connected_peer_is_not_dialled_until_it_has_gone() {
+    let mut swarm = swarm(0);
+    let first = connected(&mut swarm);
+    // Another address of the same peer. Our id is the smaller one, so the newer connection of
+    // ours stays, and the first address is the one that waits.
+    swarm.add_peer(at(1), "c".into(), addr(2));
+    let (_, dials) = drain(&mut swarm);
+    swarm.dial_established(at(1), dials[0], conn(2));
+    swarm.handshake_done(at(1), conn(2), peer(9));
+    assert_eq!(drain(&mut swarm).0, ["handshaking", "redundant-connection"]);
+    swarm.closed(at(1), first, CloseReason::Redundant, 33, 33);
+    assert_eq!(drain(&mut swarm).0, ["connection-closed", "connection"]);
+    for known in [1, 2] {
+        swarm.add_peer(at(1), "c".into(), addr(known));
+        assert_eq!(drain(&mut swarm).0, ["peer-rejected"]);
+    }
+    assert_eq!(swarm.next_deadline(), None);
+    close(&mut swarm, conn(2));
+    drain(&mut swarm);
+    swarm.on_deadline(at(4));
+    assert_eq!(drain(&mut swarm).1.len(), 2, "both addresses are tried");
+}
+
+#[test]
+fn we_are_not_our_own_peer() {
+    let mut swarm = swarm(0);
+    swarm.add_peer(at(1), "c".into(), addr(1));
+    let (_, dials) = drain(&mut swarm);
+    swarm.dial_established(at(1), dials[0], conn(1));
+    swarm.handshake_done(at(1), conn(1), own());
+    let actions: Vec<_> = std::iter::from_fn(|| swarm.poll_action()).collect();
+    let closes = |action: &Action| matches!(action, Action::Close { reason, .. } if *reason == CloseReason::DetectedSelf);
+    assert!(actions.iter().any(closes), "{actions:?}");
+    swarm.closed(at(1), conn(1), CloseReason::DetectedSelf, 2, 2);
+    swarm.add_peer(at(1), "c".into(), addr(1));
+    assert_eq!(drain(&mut swarm).0, ["connection-closed", "peer-rejected"]);
+    assert_eq!(swarm.stats(), Stats::default());
+}
+
+#[test]
+fn a_connection_costs_little() {
+    assert!(size_of::<Option<super::super::conns::Conn>>() <= 160);
+}
