@@ -40,12 +40,15 @@ fn spinning_puts_off_sleep<B: Backend>() {
             spin,
             ..DriverConfig::default()
         });
-        rig.turn(Duration::ZERO);
-        let waits = rig.driver.counters().waits;
-        let deadline = rig.driver.now() + wait;
-        let now = rig.turn(wait);
-        assert!(now >= deadline, "{:?} early", deadline - now);
-        let slept = rig.driver.counters().waits > waits;
+        // A busy machine may use up a wait between two lines, hence several tries.
+        let slept = (0..50).any(|_| {
+            rig.turn(Duration::ZERO);
+            let waits = rig.driver.counters().waits;
+            let deadline = rig.driver.now() + wait;
+            let now = rig.turn(wait);
+            assert!(now >= deadline, "{:?} early", deadline - now);
+            rig.driver.counters().waits > waits
+        });
         assert_eq!(slept, sleeps, "with {spin:?} of spinning");
     }
 }
