@@ -29,7 +29,7 @@ enum Command {
     Run(RunArgs),
     /// Say which scenarios and engines there are.
     List,
-    /// Memory of idle connections: user space of the server, kernel slabs of both ends.
+    /// Memory of idle connections, and of connections that are sent a shared blob.
     Memory(MemoryArgs),
     /// Server's processor time per handshake against Node's discovery-swarm.
     Node(NodeArgs),
@@ -70,7 +70,7 @@ struct RunArgs {
 #[derive(Debug, Args)]
 struct MemoryArgs {
     /// Engines, separated by commas.
-    #[arg(long, value_delimiter = ',', value_parser = engine, default_value = "uring,epoll,tokio")]
+    #[arg(long, value_delimiter = ',', value_parser = engine, default_value = "flock-uring,flock-poll,uring,epoll,tokio")]
     engines: Vec<Engine>,
     /// Connections at the lower end of the slope.
     #[arg(long, default_value_t = 1_000)]
@@ -78,6 +78,9 @@ struct MemoryArgs {
     /// Connections at its upper end.
     #[arg(long, default_value_t = 8_000)]
     many: usize,
+    /// Peers that share a blob.
+    #[arg(long, default_value_t = 1_000)]
+    peers: usize,
 }
 
 #[derive(Debug, Args)]
@@ -86,7 +89,7 @@ struct NodeArgs {
     #[arg(long, env = "FLOCK_NODE_DIR", default_value = "tests/interop/node")]
     modules: PathBuf,
     /// Our server.
-    #[arg(long, value_parser = engine, default_value = "uring")]
+    #[arg(long, value_parser = engine, default_value = "flock-uring")]
     engine: Engine,
     /// Rounds; a verdict needs 15.
     #[arg(long, default_value_t = 15)]
@@ -176,7 +179,8 @@ impl Cli {
             Command::Run(args) => args.run(),
             Command::List => list(),
             Command::Memory(args) => {
-                let report = memory::run(&args.engines, args.few, args.many)?;
+                let mut report = memory::run(&args.engines, args.few, args.many)?;
+                report.push_str(&memory::blobs(&args.engines, args.peers)?);
                 io::stdout().lock().write_all(report.as_bytes())
             }
             Command::Node(args) => args.run(),

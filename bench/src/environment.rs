@@ -61,6 +61,22 @@ pub fn slab_bytes() -> io::Result<u64> {
         .ok_or_else(|| io::Error::other("/proc/slabinfo has another form"))
 }
 
+/// Bytes of memory in TCP's socket buffers, of the whole network namespace.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn tcp_buffer_bytes() -> io::Result<u64> {
+    let text = fs::read_to_string("/proc/net/sockstat")?;
+    let pages = text
+        .lines()
+        .find_map(|line| line.strip_prefix("TCP:"))
+        .and_then(|line| line.rsplit(' ').next())
+        .and_then(|pages| pages.parse::<u64>().ok());
+    pages
+        .map(|pages| pages * 4096)
+        .ok_or_else(|| io::Error::other("/proc/net/sockstat has another form"))
+}
+
 impl Environment {
     /// What this machine says of itself now.
     #[must_use]

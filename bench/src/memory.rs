@@ -1,8 +1,9 @@
-//! What an idle established connection costs after its handshake: user space of the server, by
-//! the slope between few and many and by the whole growth, and kernel slabs of both ends.
+//! What connections cost in memory: idle ones after their handshake (user space of the server, by
+//! the slope between few and many and by the whole growth, and kernel slabs of both ends), and
+//! ones that are being sent a blob they share.
 
 use crate::engine::Engine;
-use crate::environment::{resident_bytes, slab_bytes};
+use crate::environment::{resident_bytes, slab_bytes, tcp_buffer_bytes};
 use crate::job::{self, Close, FRAME_LEN, Job, Targets};
 use crate::roles::{Place, Side};
 use socket2::SockRef;
@@ -56,6 +57,64 @@ pub fn run(engines: &[Engine], few: usize, many: usize) -> io::Result<String> {
         side.stop()?;
     }
     Ok(text)
+}
+
+/// The blob of [`blobs`].
+const BLOB: usize = 1 << 20;
+
+/// Sends every one of `peers` peers of each engine the same blob, and tabulates what that takes
+/// while nobody reads, and once all have read.
+///
+/// # Errors
+/// As [`run`].
+pub fn blobs(engines: &[Engine], peers: usize) -> io::Result<String> {
+    let mut text = format!(
+        "\nOne shared blob of 1 MiB to {peers} peers: growth in MiB.\n\n\
+         | server | user space, nobody reads | TCP buffers of both ends, nobody reads | \
+         user space, all have read |\n| --- | --- | --- | --- |\n"
+    );
+    for &engine in engines {
+        let (mut side, ready) = Place::here().serve(engine, Job::Blob(BLOB), Some(1), 1)?;
+        let mut held = Vec::new();
+        let idle = level(&mut side, &mut held, ready.port, peers)?;
+        let buffers = tcp_buffer_bytes()?;
+        for stream in &mut held {
+            stream.write_all(b"?")?;
+        }
+        let full = settled(tcp_buffer_bytes)?;
+        let unread = resident_bytes(side.pid())?;
+        let mut blob = vec![0; BLOB];
+        for stream in &mut held {
+            stream.read_exact(&mut blob)?;
+        }
+        let read = resident_bytes(side.pid())?;
+        let mebi = |before, after| each(before, after, 1) / f64::from(1 << 20);
+        let _ = writeln!(
+            text,
+            "| {} | {:.1} | {:.1} | {:.1} |",
+            engine.name,
+            mebi(idle.resident, unread),
+            mebi(buffers, full),
+            mebi(idle.resident, read),
+        );
+        drop(held);
+        side.stop()?;
+    }
+    Ok(text)
+}
+
+/// What `read` says once it has not grown for a fifth of a second; at most five seconds from now.
+fn settled(read: impl Fn() -> io::Result<u64>) -> io::Result<u64> {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let (mut last, mut since) = (read()?, Instant::now());
+    while since.elapsed() < Duration::from_millis(200) && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(5));
+        let now = read()?;
+        if now > last {
+            (last, since) = (now, Instant::now());
+        }
+    }
+    Ok(last)
 }
 
 #[expect(
