@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use flock_engine::io::sim::{Faults, NodeId, SimWorld};
 use flock_engine::io::{Driver, DriverConfig};
-use flock_engine::{Flock, IdChoice, ListenOptions, PeerId};
+use flock_engine::{Flock, IdChoice, Instant, ListenOptions, PeerId};
 use flock_tests::world::{
     Behaviour, Cast, Checker, Echo, Ended, EngineShard, Feed, Limits, Peer, Plan, seeds,
 };
@@ -40,6 +40,8 @@ struct Run {
     feed: Feed,
     /// Whether nodes crashed: their view is lost.
     crashed: bool,
+    /// The engine is shutting down: what waits goes on waiting.
+    ending: bool,
 }
 
 /// What distinguishes runs of one seed range from another.
@@ -96,11 +98,16 @@ impl Run {
             .id(IdChoice::Fixed(PeerId::new(&id).expect("32 bytes")));
         let mut limits = Limits::default();
         if !calm {
-            limits.max_connections = [0, 3, 12, 40][rng.random_range(0..4)];
+            limits = Limits {
+                max_connections: [0, 3, 12, 40][rng.random_range(0..4)],
+                half_open: SHARDS * [1, 5, 4_096][rng.random_range(0..3)],
+                dials: SHARDS * [1, 5, 256][rng.random_range(0..3)],
+            };
+            let per_shard = |n: usize| u32::try_from(n / SHARDS).expect("small");
             options = options
                 .max_connections(u32::try_from(limits.max_connections).expect("small"))
-                .half_open([1, 5, 4_096][rng.random_range(0..3)])
-                .dials([1, 5, 256][rng.random_range(0..3)])
+                .half_open(per_shard(limits.half_open))
+                .dials(per_shard(limits.dials))
                 .connections([8, 4_096][usize::from(rng.random_bool(0.8))])
                 .keep_existing(rng.random_bool(0.3));
         }
@@ -136,6 +143,7 @@ impl Run {
             flock,
             feed,
             crashed: false,
+            ending: false,
         };
         run.add_peers(weather);
         run
@@ -198,12 +206,13 @@ impl Run {
     /// Runs for a while, comparing the engine's counters whenever all mail is read.
     fn pass(&mut self, time: Duration) -> Ended {
         let limit = self.world.now() + time;
-        let (flock, feed) = (&self.flock, &self.feed);
+        let (flock, feed, ending) = (&self.flock, &self.feed, self.ending);
         let ended = self.cast.run(limit, || {
             let stats = flock.stats();
             let number = |n: u64| usize::try_from(n).expect("small");
             feed.check(|checker| {
-                checker.counters(number(stats.connecting), number(stats.connected));
+                let queued = if ending { 0 } else { number(stats.queued) };
+                checker.counters(number(stats.connecting), queued, number(stats.connected));
             });
         });
         if ended == Ended::Spinning {
@@ -225,21 +234,36 @@ impl Run {
                 let until = now + Duration::from_millis(self.rng.random_range(1..8_000));
                 self.world.partition(engine, node, until);
             }
-            2 => {
-                let expires = self.rng.random_bool(0.5).then(|| secs(3));
-                self.flock
-                    .ban(addr.ip(), expires)
-                    .expect("room in the mailbox");
+            2 => self.ban(addr, true),
+            3 => self.ban(addr, false),
+            4 => {
+                let few = self.rng.random_range(3..25);
+                let limit = self.rng.random_bool(0.5).then_some(few);
+                self.world.limit_files(engine, limit);
             }
-            3 => self
-                .flock
-                .remove_peer("channel", addr)
-                .expect("room in the mailbox"),
             _ => self
                 .flock
                 .add_peer("channel", addr)
                 .expect("room in the mailbox"),
         }
+    }
+
+    /// Bans a whole address, or one port of it.
+    fn ban(&mut self, addr: SocketAddr, whole: bool) {
+        let expires = (whole && self.rng.random_bool(0.5)).then(|| secs(3));
+        let asked = if whole {
+            self.flock.ban(addr.ip(), expires)
+        } else {
+            self.flock.remove_peer("channel", addr)
+        };
+        asked.expect("room in the mailbox");
+        let now = self.world.now();
+        // The shards read it in their next turns.
+        let from = now + Duration::from_millis(10);
+        let until = expires.map_or(Instant::FAR_FUTURE, |time| now + time);
+        let port = (!whole).then(|| addr.port());
+        self.feed
+            .check(|checker| checker.ban(addr.ip(), port, from, until));
     }
 
     fn restart(&mut self, index: u8) {
@@ -317,8 +341,10 @@ impl Run {
     }
 
     fn shut_down(&mut self) {
+        self.ending = true;
         self.flock.begin_shutdown(secs(5));
-        self.pass(secs(300));
+        // An unanswered dial of a peer takes 127 s, and each may have several.
+        self.pass(secs(2_000));
         if self.cast.of::<EngineShard>().count() > 0 {
             self.feed
                 .check(|checker| checker.violation("a shard did not end"));
@@ -335,14 +361,17 @@ fn mixed(seed: u64) -> ((u64, u64), BTreeMap<&'static str, u64>) {
         let pause = Duration::from_millis(run.rng.random_range(1..600));
         run.pass(pause);
     }
+    run.world.limit_files(run.engine, None);
     run.pass(secs(40));
     if !run.crashed {
         run.compare_arrivals();
     }
     run.shut_down();
     run.judge();
+    assert_eq!(run.world.streams(), 0, "seed {seed}: streams are left");
     let mut reached = run.world.probes();
     run.feed.check(|checker| {
+        reached.insert("timeouts", checker.timeouts());
         reached.insert("admissions", checker.admissions());
         reached.insert("redundant", checker.redundant());
         reached.insert("refusals", checker.refused());
@@ -366,6 +395,7 @@ fn no_rule_is_broken_whatever_happens() {
         "refusals",
         "node-crash",
         "reset-in-flight",
+        "timeouts",
     ];
     for branch in branches {
         let times = reached.get(branch).copied().unwrap_or(0);

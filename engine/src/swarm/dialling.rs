@@ -18,6 +18,12 @@ impl Swarm {
             let Some(id) = self.candidates.front() else {
                 break;
             };
+            // Bans end what they find, but not a connection, after which the candidate is back.
+            let banned = |addr| self.bans.addr(now, addr);
+            if self.candidates.get(id).is_some_and(|c| banned(c.addr)) {
+                self.candidates.forget(id);
+                continue;
+            }
             if !self.counts.reserve_dial() {
                 break;
             }

@@ -206,10 +206,6 @@ impl Swarm {
                 (_, CloseReason::Banned) => {
                     self.candidates.forget(id);
                 }
-                // Banned while it was connected.
-                _ if self.bans.addr(now, record.addr) => {
-                    self.candidates.forget(id);
-                }
                 (Stage::Admitted, _) | (_, CloseReason::TooManyConnections) => {
                     self.requeue(now, id);
                 }

@@ -4,7 +4,7 @@ use flock_engine::{ConnId, Event, PeerId};
 use flock_transport::Instant;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Debug;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// How many notes a failure shows.
 const TAIL: usize = 80;
@@ -14,6 +14,19 @@ const TAIL: usize = 80;
 pub struct Limits {
     /// Admitted peers at a time; 0: no limit.
     pub max_connections: usize,
+    /// Unfinished inbound handshakes at a time, all shards together; 0: no limit.
+    pub half_open: usize,
+    /// Dials at a time, all shards together; 0: no limit.
+    pub dials: usize,
+}
+
+/// An address, or one port of it, that must be left alone for a time.
+#[derive(Clone, Copy, Debug)]
+struct Ban {
+    ip: IpAddr,
+    port: Option<u16>,
+    from: Instant,
+    until: Instant,
 }
 
 /// One thing that was seen, with the connection's name `K`.
@@ -79,6 +92,7 @@ enum Phase {
 #[derive(Debug)]
 struct Conn {
     phase: Phase,
+    inbound: bool,
     /// Between the handler's opening and closing.
     with_user: bool,
     user_calls: u32,
@@ -93,7 +107,10 @@ pub struct Checker<K> {
     admitted: BTreeMap<PeerId, K>,
     users: BTreeMap<PeerId, K>,
     dialling: BTreeMap<SocketAddr, u32>,
+    bans: Vec<Ban>,
     handshaking: usize,
+    half_open: usize,
+    timeouts: u64,
     refused: u64,
     inbound: u64,
     admissions: u64,
@@ -113,7 +130,10 @@ impl<K: Copy + Ord + Debug> Checker<K> {
             admitted: BTreeMap::new(),
             users: BTreeMap::new(),
             dialling: BTreeMap::new(),
+            bans: Vec::new(),
             handshaking: 0,
+            half_open: 0,
+            timeouts: 0,
             refused: 0,
             inbound: 0,
             admissions: 0,
@@ -142,10 +162,16 @@ impl<K: Copy + Ord + Debug> Checker<K> {
         self.tail.push_back(format!("{micros} us {note:?}"));
         match note {
             Note::Candidate(..) => {}
-            Note::Dialling(addr) => *self.dialling.entry(addr).or_default() += 1,
+            Note::Dialling(addr) => self.dial_begins(now, addr),
             Note::DialFailed(addr) => self.dial_ended(addr, "failed"),
-            Note::Handshaking(conn, addr, dialled) => self.handshaking(conn, addr, dialled),
+            Note::Handshaking(conn, addr, dialled) => {
+                if !dialled {
+                    self.expect_not_banned(now, addr);
+                }
+                self.handshaking(conn, addr, dialled);
+            }
             Note::HandshakeTimeout(conn) => {
+                self.timeouts += 1;
                 self.expect_phase(conn, Phase::Handshaking, "handshake-timeout");
             }
             Note::Admitted(conn, peer) => self.admitted(conn, &peer),
@@ -178,6 +204,51 @@ impl<K: Copy + Ord + Debug> Checker<K> {
         }
     }
 
+    /// From then on, a while after it was asked for, the address is to be left alone. Replaces
+    /// an earlier ban of it.
+    pub fn ban(&mut self, ip: IpAddr, port: Option<u16>, from: Instant, until: Instant) {
+        self.bans.retain(|ban| (ban.ip, ban.port) != (ip, port));
+        self.bans.push(Ban {
+            ip,
+            port,
+            from,
+            until,
+        });
+    }
+
+    fn expect_not_banned(&mut self, now: Instant, addr: SocketAddr) {
+        let hit = |ban: &&Ban| {
+            ban.ip == addr.ip()
+                && ban.port.is_none_or(|port| port == addr.port())
+                && (ban.from..ban.until).contains(&now)
+        };
+        if let Some(ban) = self.bans.iter().find(hit) {
+            self.violation(format!("{addr} at {now:?} in spite of {ban:?}"));
+        }
+    }
+
+    fn dial_begins(&mut self, now: Instant, addr: SocketAddr) {
+        self.expect_not_banned(now, addr);
+        let dials = self.dialling.entry(addr).or_default();
+        *dials += 1;
+        if *dials > 1 {
+            self.violation(format!("{addr} is dialled twice at a time"));
+        }
+        let (dialling, limit) = (self.dialling(), self.limits.dials);
+        if limit > 0 && dialling > limit {
+            self.violation(format!("{dialling} dials, the limit is {limit}"));
+        }
+    }
+
+    fn dialling(&self) -> usize {
+        self.dialling.values().sum::<u32>() as usize
+    }
+
+    fn handshake_over(&mut self, inbound: bool) {
+        self.handshaking -= 1;
+        self.half_open -= usize::from(inbound);
+    }
+
     fn dial_ended(&mut self, addr: SocketAddr, how: &str) {
         match self.dialling.get_mut(&addr) {
             Some(dials) if *dials > 0 => *dials -= 1,
@@ -190,10 +261,16 @@ impl<K: Copy + Ord + Debug> Checker<K> {
             self.dial_ended(addr, "succeeded");
         } else {
             self.inbound += 1;
+            self.half_open += 1;
         }
         self.handshaking += 1;
+        let (half_open, limit) = (self.half_open, self.limits.half_open);
+        if limit > 0 && half_open > limit {
+            self.violation(format!("{half_open} half open, the limit is {limit}"));
+        }
         let fresh = Conn {
             phase: Phase::Handshaking,
+            inbound: !dialled,
             with_user: false,
             user_calls: 0,
             peer: None,
@@ -211,7 +288,8 @@ impl<K: Copy + Ord + Debug> Checker<K> {
         {
             entry.phase = Phase::Admitted;
             entry.peer = Some(peer.clone());
-            self.handshaking -= 1;
+            let inbound = entry.inbound;
+            self.handshake_over(inbound);
         }
         if let Some(other) = self.admitted.insert(peer.clone(), conn) {
             self.violation(format!("{peer:?} is admitted as {other:?} and {conn:?}"));
@@ -229,7 +307,10 @@ impl<K: Copy + Ord + Debug> Checker<K> {
         };
         let was = std::mem::replace(&mut entry.phase, Phase::Closed);
         match was {
-            Phase::Handshaking => self.handshaking -= 1,
+            Phase::Handshaking => {
+                let inbound = entry.inbound;
+                self.handshake_over(inbound);
+            }
             Phase::Admitted => {
                 let peer = entry.peer.take();
                 if let Some(peer) = peer
@@ -267,17 +348,14 @@ impl<K: Copy + Ord + Debug> Checker<K> {
     }
 
     /// Compares the engine's own counters while nothing is on its way between shards.
-    pub fn counters(&mut self, connecting: usize, connected: usize) {
-        let dialling: u32 = self.dialling.values().sum();
-        let expected = dialling as usize + self.handshaking;
-        if connecting != expected {
+    pub fn counters(&mut self, connecting: usize, queued: usize, connected: usize) {
+        let (dialling, handshaking) = (self.dialling(), self.handshaking);
+        if connecting != dialling + handshaking {
+            let dials = self.dialling.iter().filter(|(_, dials)| **dials > 0);
+            let dials: Vec<_> = dials.map(|(addr, _)| addr).collect();
             self.violation(format!(
-                "connecting is {connecting}, but {} shake hands and {dialling} are dialled: {:?}",
-                self.handshaking,
-                self.dialling
-                    .iter()
-                    .filter(|(_, dials)| **dials > 0)
-                    .collect::<Vec<_>>()
+                "connecting is {connecting}, but {handshaking} shake hands and {dialling} are \
+                 dialled: {dials:?}"
             ));
         }
         if connected != self.admitted.len() {
@@ -285,6 +363,12 @@ impl<K: Copy + Ord + Debug> Checker<K> {
             self.violation(format!(
                 "connected is {connected}, but {admitted} are admitted"
             ));
+        }
+        // Outbound handshakes keep the room of their dial.
+        let limit = self.limits.max_connections;
+        let room = limit == 0 || connected + handshaking < limit;
+        if queued > 0 && dialling == 0 && room {
+            self.violation(format!("{queued} wait in the queue although there is room"));
         }
     }
 
@@ -314,6 +398,12 @@ impl<K: Copy + Ord + Debug> Checker<K> {
     #[must_use]
     pub fn refused(&self) -> u64 {
         self.refused
+    }
+
+    /// Handshakes that took too long.
+    #[must_use]
+    pub fn timeouts(&self) -> u64 {
+        self.timeouts
     }
 
     /// Admissions so far.
@@ -358,10 +448,18 @@ mod tests {
         "10.0.0.9:1".parse().unwrap()
     }
 
+    fn banned() -> SocketAddr {
+        "10.0.0.66:1".parse().unwrap()
+    }
+
     fn violations(limit: usize, notes: Vec<Note<u32>>) -> Vec<String> {
         let mut checker = Checker::new(Limits {
             max_connections: limit,
+            half_open: limit + 1,
+            dials: limit,
         });
+        let (from, until) = (Instant::ZERO, Instant::FAR_FUTURE);
+        checker.ban("10.0.0.66".parse().unwrap(), None, from, until);
         for note in notes {
             checker.note(Instant::ZERO, note);
         }
@@ -411,6 +509,20 @@ mod tests {
             ("had not begun", vec![Note::DialFailed(addr())]),
             ("without an end", vec![Note::Dialling(addr())]),
             (
+                "half open, the limit is 2",
+                vec![begin(1), begin(2), begin(3), Note::Closed(1)],
+            ),
+            (
+                "2 dials, the limit is 1",
+                vec![Note::Dialling(addr()), Note::Dialling(banned())],
+            ),
+            (
+                "dialled twice",
+                vec![Note::Dialling(addr()), Note::Dialling(addr())],
+            ),
+            ("in spite of", vec![Note::Dialling(banned())]),
+            ("in spite of", vec![Note::Handshaking(1, banned(), false)]),
+            (
                 "bytes without",
                 vec![begin(1), Note::UserData(1, 1), Note::Closed(1)],
             ),
@@ -436,10 +548,13 @@ mod tests {
             checker.note(Instant::ZERO, note);
         }
         checker.note(Instant::ZERO, Note::Admitted(2, peer(2)));
-        checker.counters(2, 1);
+        checker.counters(2, 0, 1);
         assert!(checker.violations().is_empty());
-        checker.counters(2, 2);
-        checker.counters(1, 1);
+        checker.counters(2, 0, 2);
+        checker.counters(1, 0, 1);
         assert_eq!(checker.violations().len(), 2);
+        checker.note(Instant::ZERO, Note::DialFailed(addr()));
+        checker.counters(1, 3, 1);
+        assert_eq!(checker.violations().len(), 3, "queued for no reason");
     }
 }
