@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use flock_engine::io::sim::{Faults, NodeId, SimWorld};
 use flock_engine::io::{Driver, DriverConfig};
-use flock_engine::{Flock, IdChoice, Instant, ListenOptions, PeerId};
+use flock_engine::{Builder, Flock, IdChoice, Instant, ListenOptions, PeerId};
 use flock_tests::world::{
     Behaviour, Cast, Checker, Echo, Ended, EngineShard, Feed, Limits, Peer, Plan, seeds,
 };
@@ -72,6 +72,34 @@ fn faults(rng: &mut SmallRng) -> Faults {
     }
 }
 
+/// Few and small buffers and batches, as the seed wants.
+fn driver_config(rng: &mut SmallRng) -> DriverConfig {
+    DriverConfig {
+        sockets: 512,
+        buffers: rng.random_range(1..64),
+        buffer_size: rng.random_range(16..4_000),
+        batch: rng.random_range(1..64),
+        ..DriverConfig::default()
+    }
+}
+
+/// Limits for an engine, and the same for the checker.
+fn limited(rng: &mut SmallRng, options: Builder) -> (Builder, Limits) {
+    let limits = Limits {
+        max_connections: [0, 3, 12, 40][rng.random_range(0..4)],
+        half_open: SHARDS * [1, 5, 4_096][rng.random_range(0..3)],
+        dials: SHARDS * [1, 5, 256][rng.random_range(0..3)],
+    };
+    let per_shard = |n: usize| u32::try_from(n / SHARDS).expect("small");
+    let options = options
+        .max_connections(u32::try_from(limits.max_connections).expect("small"))
+        .half_open(per_shard(limits.half_open))
+        .dials(per_shard(limits.dials))
+        .connections([8, 4_096][usize::from(rng.random_bool(0.8))])
+        .keep_existing(rng.random_bool(0.3));
+    (options, limits)
+}
+
 impl Run {
     fn new(seed: u64, weather: Weather) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
@@ -84,13 +112,7 @@ impl Run {
         let world = SimWorld::new(rng.random(), faults);
         world.keep_log(60);
         let engine = world.node(&[ENGINE]);
-        let config = DriverConfig {
-            sockets: 512,
-            buffers: rng.random_range(1..64),
-            buffer_size: rng.random_range(16..4_000),
-            batch: rng.random_range(1..64),
-            ..DriverConfig::default()
-        };
+        let config = driver_config(&mut rng);
         let drivers = (0..SHARDS).map(|_| world.driver(engine, config)).collect();
         let id: [u8; 32] = rng.random();
         let mut options = Flock::builder()
@@ -98,18 +120,7 @@ impl Run {
             .id(IdChoice::Fixed(PeerId::new(&id).expect("32 bytes")));
         let mut limits = Limits::default();
         if !calm {
-            limits = Limits {
-                max_connections: [0, 3, 12, 40][rng.random_range(0..4)],
-                half_open: SHARDS * [1, 5, 4_096][rng.random_range(0..3)],
-                dials: SHARDS * [1, 5, 256][rng.random_range(0..3)],
-            };
-            let per_shard = |n: usize| u32::try_from(n / SHARDS).expect("small");
-            options = options
-                .max_connections(u32::try_from(limits.max_connections).expect("small"))
-                .half_open(per_shard(limits.half_open))
-                .dials(per_shard(limits.dials))
-                .connections([8, 4_096][usize::from(rng.random_bool(0.8))])
-                .keep_existing(rng.random_bool(0.3));
+            (options, limits) = limited(&mut rng, options);
         }
         // The handler cannot exist before the engine whose events it feeds on: both meet here.
         let feed_cell = Rc::new(OnceCell::new());
