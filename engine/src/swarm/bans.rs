@@ -1,5 +1,6 @@
 //! Whom not to have anything to do with, for good or for a while.
 
+use super::nets::Nets;
 use crate::names::PeerId;
 use flock_transport::Instant;
 use hashbrown::HashMap;
@@ -45,19 +46,18 @@ impl From<PeerId> for BanTarget {
 pub(super) struct Bans {
     /// When each ends; `FAR_FUTURE` for those that do not.
     exact: HashMap<BanTarget, Instant, ahash::RandomState>,
-    /// Networks are few, and looked through.
-    nets: Vec<(IpNet, Instant)>,
+    nets: Nets<Instant>,
     refused: u64,
 }
 
 const EXACT_MAX: usize = 1 << 20;
-const NETS_MAX: usize = 4096;
+const NETS_MAX: usize = 1 << 16;
 
 impl Bans {
-    pub(super) fn new(hasher: ahash::RandomState) -> Self {
+    pub(super) fn new(hasher: &ahash::RandomState) -> Self {
         Self {
-            exact: HashMap::with_hasher(hasher),
-            nets: Vec::new(),
+            exact: HashMap::with_hasher(hasher.clone()),
+            nets: Nets::new(hasher.clone()),
             refused: 0,
         }
     }
@@ -65,9 +65,11 @@ impl Bans {
     /// Adds or replaces a ban; `false` when there is no room, which is counted.
     pub(super) fn add(&mut self, now: Instant, target: BanTarget, until: Instant) -> bool {
         if let BanTarget::Net(net) = target {
-            self.nets.retain(|(other, end)| *other != net && *end > now);
+            if self.nets.len() >= NETS_MAX {
+                self.nets.retain(|end| *end > now);
+            }
             if self.nets.len() < NETS_MAX {
-                self.nets.push((net, until));
+                self.nets.insert(net, until);
                 return true;
             }
         } else {
@@ -85,7 +87,7 @@ impl Bans {
 
     pub(super) fn remove(&mut self, target: &BanTarget) {
         match target {
-            BanTarget::Net(net) => self.nets.retain(|(other, _)| other != net),
+            BanTarget::Net(net) => self.nets.remove(*net),
             exact => {
                 self.exact.remove(exact);
             }
@@ -93,9 +95,7 @@ impl Bans {
     }
 
     pub(super) fn addr(&self, now: Instant, addr: SocketAddr) -> bool {
-        self.nets
-            .iter()
-            .any(|(net, end)| *end > now && net.contains(&addr.ip()))
+        self.nets.containing(addr.ip()).any(|end| *end > now)
             || self.exact(now, &BanTarget::Addr(addr))
     }
 
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn bans_end() {
-        let mut bans = Bans::new(ahash::RandomState::with_seeds(1, 2, 3, 4));
+        let mut bans = Bans::new(&ahash::RandomState::with_seeds(1, 2, 3, 4));
         let at = |s| Instant::ZERO + Duration::from_secs(s);
         let addr: SocketAddr = "10.1.2.3:4".parse().unwrap();
         bans.add(at(1), addr.into(), at(5));

@@ -9,6 +9,7 @@ mod dialling;
 mod home;
 mod meeting;
 mod message;
+mod nets;
 
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ use flock_transport::{CloseReason, Instant};
 use hashbrown::HashMap;
 use home::{Home, Verdicts};
 use ipnet::IpNet;
+use nets::Nets;
 use rand::{SeedableRng, rngs::SmallRng};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -90,6 +92,7 @@ pub(crate) struct Swarm {
     homes: Homes,
     home: Home,
     bans: Bans,
+    whitelist: Nets<()>,
     candidates: Candidates,
     conns: Conns,
     joined: HashMap<ChannelKey, bool, ahash::RandomState>,
@@ -107,11 +110,16 @@ pub(crate) struct Swarm {
 impl Swarm {
     pub(crate) fn new(config: SwarmConfig, counts: Arc<SharedCounts>, seed: u64) -> Self {
         let hasher = |n| ahash::RandomState::with_seeds(seed, n, !seed, seed.rotate_left(17));
+        let mut whitelist = Nets::new(hasher(5));
+        for net in &config.whitelist {
+            whitelist.insert(*net, ());
+        }
         let (own, keep) = (config.id.clone(), config.keep_existing);
         Self {
             homes: Homes::new(config.hash_seed, config.shards),
             home: Home::new(own, keep, counts.clone(), hasher(1)),
-            bans: Bans::new(hasher(2)),
+            bans: Bans::new(&hasher(2)),
+            whitelist,
             candidates: Candidates::new(config.candidates, hasher(3)),
             conns: Conns::default(),
             joined: HashMap::with_hasher(hasher(4)),
@@ -210,8 +218,7 @@ impl Swarm {
     }
 
     fn whitelisted(&self, addr: SocketAddr) -> bool {
-        let list = &self.config.whitelist;
-        list.is_empty() || list.iter().any(|net| net.contains(&addr.ip()))
+        self.whitelist.is_empty() || self.whitelist.containing(addr.ip()).next().is_some()
     }
 
     /// Bans on all shards; the shard an address belongs to reports it.
