@@ -16,7 +16,7 @@ pub mod io;
 mod names;
 
 mod api;
-mod session;
+pub mod session;
 mod shard;
 mod swarm;
 mod table;

@@ -1,4 +1,8 @@
-//! The handshake: each side states its id at once, as a varint length and the bytes.
+//! The handshake: each side states its id at once, as a LEB128 length and that many bytes, as
+//! npm `length-prefixed-message` writes them.
+//!
+//! The engine performs it by itself. The machine is public for programs that speak the wire
+//! without an engine.
 
 use crate::names::PeerId;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -10,19 +14,23 @@ mod tests;
 
 /// What a peer's bytes amount to so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Progress {
+pub enum Progress {
     /// The handshake goes on.
     More,
-    /// The peer has stated its id. `consumed` bytes of the last input were part of that; what
-    /// follows belongs to the application.
-    Done { peer_id: PeerId, consumed: usize },
+    /// The peer has stated its id. What follows in the input belongs to the application.
+    Done {
+        /// The id.
+        peer_id: PeerId,
+        /// Bytes of the last input that were part of the handshake.
+        consumed: usize,
+    },
     /// This is no handshake.
     Reject(HandshakeError),
 }
 
 /// Reads the peer's side of the handshake, from input cut anywhere.
 #[derive(Debug, Default)]
-pub(crate) struct Handshake {
+pub struct Handshake {
     length: u32,
     /// Bytes of the length prefix read; 0 means that it is complete or has not begun.
     prefix: u8,
@@ -34,7 +42,8 @@ pub(crate) struct Handshake {
 const PREFIX_MAX: u8 = 5;
 
 /// Our side of the handshake, to be sent as soon as the transport is up: LEB128 length, then id.
-pub(crate) fn frame(id: &PeerId) -> Bytes {
+#[must_use]
+pub fn frame(id: &PeerId) -> Bytes {
     let bytes = id.as_bytes();
     let mut frame = BytesMut::with_capacity(bytes.len() + 2);
     let mut length = bytes.len();
@@ -49,7 +58,7 @@ pub(crate) fn frame(id: &PeerId) -> Bytes {
 
 impl Handshake {
     /// Takes the next bytes of the peer. After `Done` or `Reject` there is nothing more to ask.
-    pub(crate) fn feed(&mut self, input: &[u8]) -> Progress {
+    pub fn feed(&mut self, input: &[u8]) -> Progress {
         let mut used = 0;
         while !self.complete {
             let Some(&byte) = input.get(used) else {

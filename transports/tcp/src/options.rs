@@ -66,7 +66,10 @@ pub struct StreamOptions {
     /// `SO_RCVBUF` in bytes; `None` leaves autotuning on.
     pub recv_buffer: Option<u32>,
     /// Dialled sockets only: let the ACK of the handshake ride on the first data
-    /// (`TCP_QUICKACK` 0 before connect). One packet less where the dialler speaks first.
+    /// (`TCP_QUICKACK` 0 before connect). One packet less where the dialler speaks first, but
+    /// later ACKs are delayed too: a peer that writes twice without `TCP_NODELAY`, as
+    /// discovery-swarm writes length and id, then waits about 40 ms for the first to be
+    /// acknowledged. Off unless said.
     pub lazy_handshake_ack: bool,
 }
 
@@ -79,7 +82,7 @@ impl Default for StreamOptions {
             congestion: None,
             send_buffer: None,
             recv_buffer: None,
-            lazy_handshake_ack: true,
+            lazy_handshake_ack: false,
         }
     }
 }
