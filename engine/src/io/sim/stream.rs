@@ -321,6 +321,8 @@ impl World {
             receiver.end();
         }
         self.look_at_owner(stream, side);
+        // A sender held back by a node that crashed finds out: its probes are answered with RST.
+        self.drive(stream, side);
     }
 
     /// RST arrived.
