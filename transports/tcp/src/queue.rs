@@ -55,19 +55,18 @@ impl fmt::Display for SendRefused {
 impl std::error::Error for SendRefused {}
 
 /// Bytes waiting to be sent. The first piece lies in place, so that the usual case, one send at
-/// a time, allocates nothing.
+/// a time, allocates nothing; what queues behind it is boxed, since most connections are idle
+/// and every byte here counts as often as there are connections.
 #[derive(Debug, Default)]
 pub(crate) struct SendQueue {
     first: Bytes,
-    rest: VecDeque<Bytes>,
+    rest: Option<Box<VecDeque<Bytes>>>,
     /// Bytes waiting.
     waiting: u64,
 }
 
 /// Bytes in one send operation at the most, so that progress shows while much is queued.
 const OPERATION_MAX: usize = 256 << 10;
-/// A queue that once was longer than this gives its memory back when it has drained.
-const KEEP_CAPACITY: usize = 8;
 
 impl SendQueue {
     pub(crate) fn waiting(&self) -> u64 {
@@ -79,7 +78,7 @@ impl SendQueue {
         if self.first.is_empty() {
             self.first = data;
         } else {
-            self.rest.push_back(data);
+            self.rest.get_or_insert_default().push_back(data);
         }
     }
 
@@ -93,13 +92,19 @@ impl SendQueue {
             self.waiting -= chunk.len() as u64;
             chunks.push(chunk);
             if self.first.is_empty() {
-                self.first = self.rest.pop_front().unwrap_or_default();
+                self.first = self.next();
             }
         }
-        if self.rest.is_empty() && self.rest.capacity() > KEEP_CAPACITY {
-            self.rest = VecDeque::new();
-        }
         chunks
+    }
+
+    /// The next piece behind the first; the memory of an empty overflow is given back.
+    fn next(&mut self) -> Bytes {
+        let next = self.rest.as_mut().and_then(|rest| rest.pop_front());
+        if next.is_none() {
+            self.rest = None;
+        }
+        next.unwrap_or_default()
     }
 
     pub(crate) fn clear(&mut self) {
