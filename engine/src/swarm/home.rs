@@ -3,21 +3,27 @@
 use super::counts::SharedCounts;
 use super::message::{Contender, PeerMessage};
 use crate::names::{ConnId, PeerId};
+use crate::table::{Key, Table};
 use flock_transport::{CloseReason, Transport};
-use hashbrown::HashMap;
-use hashbrown::hash_map::Entry;
+use hashbrown::HashTable;
 use std::sync::Arc;
 
 /// The peers whose home is this shard.
+///
+/// The index holds keys rather than peers: a hash table is up to twice as large as what is in it,
+/// and there is an entry for every connected peer.
 pub(super) struct Home {
     own: PeerId,
     keep_existing: bool,
     counts: Arc<SharedCounts>,
-    peers: HashMap<PeerId, Held, ahash::RandomState>,
+    hasher: ahash::RandomState,
+    index: HashTable<Key>,
+    peers: Table<Held>,
 }
 
 /// A peer that is connected.
 struct Held {
+    peer: PeerId,
     holder: Contender,
     /// The holder was told to end: whoever comes meanwhile does not lose to it.
     yielding: bool,
@@ -47,61 +53,84 @@ impl Home {
             own,
             keep_existing,
             counts,
-            peers: HashMap::with_hasher(hasher),
+            hasher,
+            index: HashTable::new(),
+            // Bounded by the connections of all shards, each of which has its own limit.
+            peers: Table::new(u32::MAX),
         }
     }
 
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.peers.is_empty()
+        self.peers.is_empty() && self.index.is_empty()
+    }
+
+    fn find(&self, peer: &PeerId) -> Option<Key> {
+        let same = |key: &Key| self.peers.get(*key).is_some_and(|held| held.peer == *peer);
+        self.index.find(self.hasher.hash_one(peer), same).copied()
     }
 
     /// A connection's handshake is done.
     pub(super) fn claim(&mut self, peer: PeerId, new: Contender, out: &mut Verdicts) {
-        let refused = |conn: ConnId, reason| (conn.shard, PeerMessage::Refused { conn, reason });
-        let first_wins = |old: Contender, peer: &PeerId| {
-            first_wins(&self.own, peer, self.keep_existing, old, new)
-        };
-        match self.peers.entry(peer) {
-            Entry::Vacant(free) if self.counts.admit() => {
-                free.insert(Held {
-                    holder: new,
-                    yielding: false,
-                    more: None,
-                });
+        match self.find(&peer) {
+            Some(key) => self.contend(key, new, out),
+            None if self.counts.admit() => {
+                self.insert(peer, new);
                 out.push((new.conn.shard, PeerMessage::Granted { conn: new.conn }));
             }
-            Entry::Vacant(_) => out.push(refused(new.conn, CloseReason::TooManyConnections)),
-            Entry::Occupied(mut taken) => {
-                let Held {
-                    holder, yielding, ..
-                } = *taken.get();
-                let waiting = taken.get().more.as_ref().and_then(|more| more.next);
-                let rival = waiting.or((!yielding).then_some(holder));
-                let loses = rival.is_some_and(|rival| first_wins(rival, taken.key()));
-                let held = taken.get_mut();
-                let more = held.more.get_or_insert_default();
-                if loses {
-                    more.link(new);
-                    out.push(refused(new.conn, CloseReason::Redundant));
-                    return;
-                }
-                more.next = Some(new);
-                if let Some(loser) = rival {
-                    more.link(loser);
-                }
-                if let Some(loser) = waiting {
-                    out.push(refused(loser.conn, CloseReason::Redundant));
-                } else if !std::mem::replace(&mut held.yielding, true) {
-                    out.push((holder.conn.shard, PeerMessage::Yield { conn: holder.conn }));
-                }
-            }
+            None => out.push(refused(new.conn, CloseReason::TooManyConnections)),
+        }
+    }
+
+    fn insert(&mut self, peer: PeerId, holder: Contender) {
+        let hash = self.hasher.hash_one(&peer);
+        let held = Held {
+            peer,
+            holder,
+            yielding: false,
+            more: None,
+        };
+        let key = self.peers.insert(held).expect("fewer peers than 2^32");
+        let (peers, hasher) = (&self.peers, &self.hasher);
+        self.index.insert_unique(hash, key, |key| {
+            let held = peers.get(*key).expect("indexed peers exist");
+            hasher.hash_one(&held.peer)
+        });
+    }
+
+    /// The peer has a connection already.
+    fn contend(&mut self, key: Key, new: Contender, out: &mut Verdicts) {
+        let Some(held) = self.peers.get_mut(key) else {
+            return;
+        };
+        let waiting = held.more.as_ref().and_then(|more| more.next);
+        let rival = waiting.or((!held.yielding).then_some(held.holder));
+        let loses = rival
+            .is_some_and(|rival| first_wins(&self.own, &held.peer, self.keep_existing, rival, new));
+        let more = held.more.get_or_insert_default();
+        if loses {
+            more.link(new);
+            out.push(refused(new.conn, CloseReason::Redundant));
+            return;
+        }
+        more.next = Some(new);
+        if let Some(loser) = rival {
+            more.link(loser);
+        }
+        if let Some(loser) = waiting {
+            out.push(refused(loser.conn, CloseReason::Redundant));
+        } else if !std::mem::replace(&mut held.yielding, true) {
+            let conn = held.holder.conn;
+            out.push((conn.shard, PeerMessage::Yield { conn }));
         }
     }
 
     /// A connection that claimed is over. Whether that made room for another peer.
     pub(super) fn release(&mut self, peer: &PeerId, conn: ConnId, out: &mut Verdicts) -> bool {
-        let Some(held) = self.peers.get_mut(peer) else {
+        let Some(key) = self.find(peer) else {
+            return false;
+        };
+        let Some(held) = self.peers.get_mut(key) else {
             return false;
         };
         if held.holder.conn != conn {
@@ -118,16 +147,28 @@ impl Home {
             out.push((next.conn.shard, PeerMessage::Granted { conn: next.conn }));
             return false;
         }
-        let gone = self.peers.remove(peer);
+        self.remove(key, out);
         self.counts.release_admitted();
-        for shard in gone
-            .and_then(|held| held.more)
-            .map_or(Vec::new(), |more| more.linked)
-        {
-            out.push((shard, PeerMessage::PeerGone { peer: peer.clone() }));
-        }
         true
     }
+
+    fn remove(&mut self, key: Key, out: &mut Verdicts) {
+        let Some(held) = self.peers.remove(key) else {
+            return;
+        };
+        let hash = self.hasher.hash_one(&held.peer);
+        if let Ok(entry) = self.index.find_entry(hash, |other| *other == key) {
+            entry.remove();
+        }
+        for shard in held.more.map_or(Vec::new(), |more| more.linked) {
+            let peer = held.peer.clone();
+            out.push((shard, PeerMessage::PeerGone { peer }));
+        }
+    }
+}
+
+fn refused(conn: ConnId, reason: CloseReason) -> (u16, PeerMessage) {
+    (conn.shard, PeerMessage::Refused { conn, reason })
 }
 
 impl More {
@@ -295,7 +336,7 @@ mod tests {
 
     #[test]
     fn a_connected_peer_costs_little() {
-        let home = size_of::<(PeerId, Held)>();
+        let home = size_of::<Held>();
         assert!(home <= 80, "{home}");
     }
 }

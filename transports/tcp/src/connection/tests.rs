@@ -19,11 +19,7 @@ fn verbs(connection: &mut Connection) -> Vec<Verb> {
 
 #[test]
 fn an_idle_connection_is_small() {
-    assert!(
-        size_of::<Connection>() <= 96,
-        "{}",
-        size_of::<Connection>()
-    );
+    assert!(size_of::<Connection>() <= 96, "{}", size_of::<Connection>());
 }
 
 #[test]
