@@ -2,25 +2,24 @@
 
 use crate::io::Waker;
 use std::fmt;
-use sync::{Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering};
+use sync::{Arc, AtomicU64, Mutex, MutexGuard, Ordering};
 
 #[cfg(not(loom))]
 mod sync {
-    pub(super) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    pub(super) use std::sync::atomic::{AtomicU64, Ordering};
     pub(super) use std::sync::{Arc, Mutex, MutexGuard};
 }
 #[cfg(loom)]
 mod sync {
-    pub(super) use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    pub(super) use loom::sync::atomic::{AtomicU64, Ordering};
     pub(super) use loom::sync::{Arc, Mutex, MutexGuard};
 }
 
 /// The reading side.
 ///
 /// Waking is the costly part, so it happens only for a reader that may be asleep. The order that
-/// keeps a wake-up from being lost: a sender queues, then looks at `asleep`; the reader sets
-/// `asleep`, then looks at the queue. Both go through the queue's lock, so one of them sees the
-/// other.
+/// keeps a wake-up from being lost: a sender queues and looks at `asleep`, the reader looks at the
+/// queue and sets `asleep`, each in one go under the queue's lock, so one of them sees the other.
 pub(crate) struct Mailbox<T> {
     shared: Arc<Shared<T>>,
 }
@@ -32,7 +31,6 @@ pub(crate) struct Sender<T> {
 
 struct Shared<T> {
     state: Mutex<State<T>>,
-    asleep: AtomicBool,
     refused: AtomicU64,
     waker: Waker,
     limit: usize,
@@ -44,6 +42,8 @@ struct State<T> {
     /// How many of `mail` count against the ordinary limit.
     ordinary: usize,
     closed: bool,
+    /// Whether the reader may be asleep and nobody has begun to wake it.
+    asleep: bool,
 }
 
 /// Mail that was not taken, handed back.
@@ -71,10 +71,10 @@ impl<T> Mailbox<T> {
             mail: Vec::new(),
             ordinary: 0,
             closed: false,
+            asleep: false,
         };
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
-            asleep: AtomicBool::new(false),
             refused: AtomicU64::new(0),
             waker,
             limit,
@@ -91,15 +91,14 @@ impl<T> Mailbox<T> {
     /// Says that the reader is about to sleep. `false`: there is mail, so it must not.
     pub(crate) fn prepare_sleep(&self) -> bool {
         // Under the lock: a sender that queued before sees no sleeper, but is seen here.
-        let state = self.shared.lock();
-        let empty = state.mail.is_empty();
-        self.shared.asleep.store(empty, Ordering::Release);
-        empty
+        let mut state = self.shared.lock();
+        state.asleep = state.mail.is_empty();
+        state.asleep
     }
 
     /// Says that the reader is awake again.
     pub(crate) fn awake(&self) {
-        self.shared.asleep.store(false, Ordering::Release);
+        self.shared.lock().asleep = false;
     }
 
     /// Takes all mail, in order, into `into`, which must be empty: the two vectors change
@@ -141,8 +140,7 @@ impl<T> Sender<T> {
         }
         state.ordinary += 1;
         state.mail.push(message);
-        drop(state);
-        self.shared.wake_sleeper();
+        self.shared.wake_sleeper(state);
         Ok(())
     }
 
@@ -159,8 +157,7 @@ impl<T> Sender<T> {
             "more messages than connections"
         );
         state.mail.push(message);
-        drop(state);
-        self.shared.wake_sleeper();
+        self.shared.wake_sleeper(state);
     }
 }
 
@@ -180,9 +177,11 @@ impl<T> Shared<T> {
         }
     }
 
-    fn wake_sleeper(&self) {
+    fn wake_sleeper(&self, mut state: MutexGuard<'_, State<T>>) {
         // One of several senders wakes; the others' mail is found by the same turn.
-        if self.asleep.load(Ordering::Acquire) && self.asleep.swap(false, Ordering::AcqRel) {
+        let asleep = std::mem::take(&mut state.asleep);
+        drop(state);
+        if asleep {
             self.waker.wake();
         }
     }
