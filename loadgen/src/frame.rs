@@ -94,8 +94,8 @@ impl FrameReader {
             Ok(0) => Err(HandshakeError::EmptyId),
             Ok(left) if left <= LONGEST => Ok(Self::Id { left }),
             _ => Err(HandshakeError::IdTooLong {
-                announced: value,
-                limit: LONGEST,
+                announced: u32::try_from(value).unwrap_or(u32::MAX),
+                limit: u16::try_from(LONGEST).unwrap_or(u16::MAX),
             }),
         }
     }

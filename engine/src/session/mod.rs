@@ -86,11 +86,11 @@ impl Handshake {
         let bits = u64::from(byte & 0x7f) << (7 * self.prefix);
         let length = u64::from(self.length) | bits;
         self.prefix += 1;
-        let limit = u32::try_from(PeerId::MAX).expect("a small constant");
+        let limit = u16::try_from(PeerId::MAX).expect("a small constant");
         if length > u64::from(limit) {
             // What follows could only make it longer, so this is the least that was announced.
             return Err(HandshakeError::IdTooLong {
-                announced: length,
+                announced: u32::try_from(length).unwrap_or(u32::MAX),
                 limit,
             });
         }

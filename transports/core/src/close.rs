@@ -42,10 +42,10 @@ pub enum HandshakeError {
     EmptyId,
     /// The announced id is longer than the limit of this engine.
     IdTooLong {
-        /// Bytes announced.
-        announced: u64,
+        /// Bytes announced, at the least; no more than this type holds.
+        announced: u32,
         /// Bytes allowed.
-        limit: u32,
+        limit: u16,
     },
     /// The length prefix does not end within five bytes.
     LengthTooLong,
@@ -177,5 +177,15 @@ impl fmt::Display for CloseReason {
             Self::Io(errno) => write!(f, "i/o error: {errno}"),
             other => f.write_str(other.name()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_small_since_every_connection_may_have_one() {
+        assert!(size_of::<Option<CloseReason>>() <= 8);
     }
 }
