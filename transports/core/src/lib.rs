@@ -6,8 +6,10 @@ mod addr;
 mod close;
 mod send;
 mod time;
+mod train;
 
 pub use addr::{Transport, canonical};
 pub use close::{Blame, CloseReason, Errno, HandshakeError};
 pub use send::{CHUNKS_MAX, Chunks, CloseHow};
 pub use time::Instant;
+pub use train::{TRAIN_BYTES_MAX, TRAIN_DATAGRAMS_MAX, TRAIN_PARTS_MAX, Train};
