@@ -1,0 +1,5 @@
+//! uTP (BEP 29): reliable, ordered streams over UDP that give way to other traffic.
+//!
+//! Everything here is a pure machine. Datagrams, the time and a seed come in; datagrams to send,
+//! events and the next deadline come out. Nothing opens a socket, starts a thread or reads a
+//! clock, so a whole transfer replays from a seed in virtual time.
