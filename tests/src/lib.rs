@@ -1,4 +1,5 @@
 //! What the test binaries of Flock Revelation share.
 
 pub mod conformance;
+pub mod net;
 pub mod world;
