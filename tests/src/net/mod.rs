@@ -7,12 +7,15 @@
 
 mod clock;
 mod codel;
+mod cubic;
 mod digest;
 mod fault;
 mod link;
+mod meter;
 mod network;
 mod node;
 mod pcap;
+mod tcp;
 mod topology;
 mod traffic;
 
@@ -23,8 +26,10 @@ pub use clock::Clock;
 pub use digest::Digest;
 pub use fault::{Damage, DamageKind, Loss, Reorder};
 pub use link::{Change, Discipline, LinkConfig, LinkReport, Policer};
+pub use meter::{Meter, jain};
 pub use network::{LinkId, Network, NodeCounts, NodeId};
 pub use node::{Host, Node};
 pub use pcap::Capture;
+pub use tcp::{TcpReceiver, TcpSender};
 pub use topology::{Dumbbell, Pair};
 pub use traffic::{Echo, Steady};

@@ -363,3 +363,73 @@ fn a_seed_replays_byte_for_byte() {
     assert_eq!(run(1), run(1));
     assert_ne!(run(1).0, run(2).0);
 }
+
+/// Rate that `flows` TCP flows, begun a second apart, reach over one bottleneck from 5 to 20 s.
+fn tcp_rates(link: LinkConfig, flows: u64) -> (Vec<f64>, LinkReport) {
+    let mut network = Network::new(3);
+    let back = LinkConfig {
+        delay: link.delay,
+        ..LinkConfig::default()
+    };
+    let mut dumbbell = Dumbbell::build(&mut network, link, back);
+    let receivers: Vec<_> = (0..flows)
+        .map(|flow| {
+            let (_, to) = dumbbell.next_addresses();
+            let sender = TcpSender::new(to, at(flow * 1_000)..at(20_000), 6 << 20);
+            let receiver = TcpReceiver::default();
+            let pair = dumbbell.add(&mut network, sender, receiver, Duration::ZERO);
+            network.act(pair.0, |_: &mut TcpSender, _| ());
+            pair.1
+        })
+        .collect();
+    network.run_until(at(20_000));
+    let meters = receivers
+        .iter()
+        .map(|id| &network.node::<TcpReceiver>(*id).received);
+    let rates = meters
+        .map(|meter| meter.rate(at(5_000), at(20_000)))
+        .collect();
+    (rates, network.report(dumbbell.there).clone())
+}
+
+#[test]
+fn a_tcp_flow_fills_its_bottleneck() {
+    let mbit = 125_000;
+    for (rate, delay, queue) in [
+        (10 * mbit, 25, 62_500),
+        (100 * mbit, 25, 625_000),
+        (20 * mbit, 10, 2_500_000),
+    ] {
+        let link = LinkConfig {
+            rate,
+            delay: MS * delay,
+            queue,
+            ..LinkConfig::default()
+        };
+        let (rates, report) = tcp_rates(link, 1);
+        let share = rates[0] / rate as f64;
+        assert!(
+            (0.85..0.97).contains(&share),
+            "{share:.3} of {rate}, {report:?}"
+        );
+    }
+}
+
+#[test]
+fn tcp_flows_share_and_react_to_losses_as_cubic_does() {
+    let link = LinkConfig {
+        rate: 2_500_000,
+        delay: MS * 20,
+        queue: 100_000,
+        ..LinkConfig::default()
+    };
+    let (rates, _) = tcp_rates(link.clone(), 4);
+    assert!(jain(&rates) > 0.9, "{rates:?}");
+    let lossy = LinkConfig {
+        loss: Loss::Uniform(0.01),
+        ..link
+    };
+    // RFC 9438, 5.1: about sqrt(3/2/p) segments and a third more, at 40 ms.
+    let (rates, _) = tcp_rates(lossy, 1);
+    assert!((300_000.0..900_000.0).contains(&rates[0]), "{rates:?}");
+}

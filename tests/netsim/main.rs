@@ -1,0 +1,4 @@
+//! uTP over a network in virtual time: every kind of path, golden figures, and what must hold on
+//! all of them.
+
+mod capture;
