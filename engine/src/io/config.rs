@@ -64,7 +64,7 @@ impl Default for DriverConfig {
             submissions: 1024,
             completions: 8192,
             buffers: 512,
-            buffer_size: 16 * 1024,
+            buffer_size: 64 * 1024,
             batch: 512,
             spin: Duration::ZERO,
         }

@@ -19,6 +19,9 @@ struct Span {
     len: usize,
 }
 
+/// What a turn receives at the most, where the limits allow more: about half of a usual
+/// second-level cache, so that the region is not written to memory before it is written again.
+const HOT_BYTES: usize = 512 * 1024;
 /// Bits of a loan's name that are its index; the others are the epoch.
 const INDEX_BITS: u32 = 20;
 const INDEX_MASK: u32 = (1 << INDEX_BITS) - 1;
@@ -30,8 +33,9 @@ impl Loans {
     pub(super) const MAX: usize = INDEX_MASK as usize;
 
     pub(super) fn new(buffers: usize, buffer_size: usize) -> Self {
+        let region = (buffers * buffer_size).min(HOT_BYTES.max(buffer_size));
         Self {
-            region: vec![0; buffers * buffer_size].into_boxed_slice(),
+            region: vec![0; region].into_boxed_slice(),
             buffer_size,
             filled: 0,
             spans: Vec::new(),

@@ -17,8 +17,19 @@ const TAIL_AT: usize = 14;
 /// of the epoch, so that using one of an earlier turn is noticed.
 const INDEX_BITS: u32 = 15;
 
+/// How many bytes the buffers in the ring are meant to be filled with, all together: half of a
+/// usual second-level cache. The kernel takes buffers in the order they were given back, so every
+/// buffer of the ring is written before the first is written again; when they hold more than the
+/// cache, each copy goes to memory and back.
+const HOT_BYTES: usize = 512 * 1024;
+/// Never fewer buffers than this are offered.
+const OFFERED_MIN: usize = 16;
+
 /// Receive buffers that the kernel picks from (`IORING_REGISTER_PBUF_RING`), and those of them
 /// that are lent to the caller until the next turn.
+///
+/// Only some are in the ring at a time: many when messages are short, few when they fill their
+/// buffers ([`HOT_BYTES`]). The others are in reserve.
 pub(super) struct Buffers {
     ring: Pages,
     memory: Pages,
@@ -28,6 +39,12 @@ pub(super) struct Buffers {
     published: u16,
     loans: Vec<Loan>,
     epoch: u32,
+    /// In the ring, for the kernel to fill.
+    offered: usize,
+    /// Held back, the one last used on top.
+    reserve: Vec<u16>,
+    /// Moving mean of what a buffer was filled with, in bytes.
+    fill: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -54,10 +71,12 @@ impl Buffers {
             published: 0,
             loans: Vec::with_capacity(entries.into()),
             epoch: 0,
+            offered: 0,
+            reserve: (0..entries).rev().collect(),
+            // As if messages were short, so that the first ones find every buffer.
+            fill: HOT_BYTES / usize::from(entries),
         };
-        for buffer in 0..entries {
-            buffers.give_back(buffer);
-        }
+        buffers.offer();
         buffers.publish();
         Ok(buffers)
     }
@@ -76,6 +95,7 @@ impl Buffers {
             "a buffer lent twice"
         );
         let index = u32::try_from(self.loans.len()).expect("at most 32,768 buffers");
+        self.offered -= 1;
         self.loans.push(Loan { buffer, length });
         LoanId(self.epoch << INDEX_BITS | index)
     }
@@ -95,20 +115,41 @@ impl Buffers {
         unsafe { self.memory.bytes(offset, loan.length as usize) }
     }
 
-    /// Ends all loans; the kernel may fill those buffers again. Returns how many they were.
+    /// Ends all loans; the kernel may fill buffers again. Returns how many more it was offered.
     pub(super) fn recycle(&mut self) -> usize {
-        let count = self.loans.len();
-        for index in 0..count {
-            self.give_back(self.loans[index].buffer);
+        if self.loans.is_empty() {
+            return 0;
         }
-        self.loans.clear();
+        let lent: usize = self.loans.iter().map(|loan| loan.length as usize).sum();
+        self.fill = (self.fill * 7 + lent / self.loans.len()) / 8;
+        while let Some(loan) = self.loans.pop() {
+            self.reserve.push(loan.buffer);
+        }
         self.epoch = self.epoch.wrapping_add(1);
-        count
+        self.offer()
     }
 
-    /// Puts `buffer`, which nobody looks at, back into the ring; the kernel sees it after
-    /// [`publish`](Self::publish).
+    /// Takes back `buffer`, which the kernel returned without anything to lend.
     pub(super) fn give_back(&mut self, buffer: u16) {
+        self.put(buffer);
+    }
+
+    /// Puts buffers of the reserve into the ring, as many as should be there.
+    fn offer(&mut self) -> usize {
+        let wanted = (HOT_BYTES / self.fill.max(1)).max(OFFERED_MIN);
+        let room = wanted.saturating_sub(self.offered);
+        let more = room.min(self.reserve.len());
+        for _ in 0..more {
+            if let Some(buffer) = self.reserve.pop() {
+                self.put(buffer);
+            }
+        }
+        self.offered += more;
+        more
+    }
+
+    /// Writes an entry of the ring; the kernel sees it after [`publish`](Self::publish).
+    fn put(&mut self, buffer: u16) {
         let slot = usize::from(self.tail & (self.entries - 1)) * ENTRY;
         let offset = usize::from(buffer) * self.size as usize;
         let address = self.memory.address(offset);
