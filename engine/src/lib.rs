@@ -14,6 +14,7 @@ pub mod event;
 mod hub;
 pub mod io;
 mod names;
+mod pages;
 
 mod api;
 pub mod session;

@@ -1,6 +1,8 @@
 //! Slots with generations, for connections that other threads and late completions may name
 //! after they have gone.
 
+use crate::pages::Pages;
+
 /// Names an entry: a slot, and how often the slot was used before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
@@ -9,16 +11,10 @@ pub(crate) struct Key {
 }
 
 /// A table of `T` in which a key is never used twice.
-///
-/// Entries lie in pages of [`PAGE`], so growth neither moves nor doubles what is there: with
-/// many connections the one big vector of crate `slab` would cost twice its memory while it
-/// grows.
 pub(crate) struct Table<T> {
-    pages: Vec<Box<[Slot<T>]>>,
+    slots: Pages<Slot<T>>,
     /// The free slot to use next; `NONE` when a new one has to be opened.
     free: u32,
-    /// Slots ever opened.
-    opened: u32,
     len: u32,
     limit: u32,
 }
@@ -34,16 +30,14 @@ enum Entry<T> {
     Free(u32),
 }
 
-const PAGE: u32 = 256;
 const NONE: u32 = u32::MAX;
 
 impl<T> Table<T> {
     /// A table of at most `limit` entries.
     pub(crate) fn new(limit: u32) -> Self {
         Self {
-            pages: Vec::new(),
+            slots: Pages::new(),
             free: NONE,
-            opened: 0,
             len: 0,
             limit: limit.min(NONE - 1),
         }
@@ -63,14 +57,14 @@ impl<T> Table<T> {
             return None;
         }
         if self.free != NONE {
-            let generation = self.slot(self.free)?.generation;
+            let generation = self.slots.get(self.free)?.generation;
             return Some(Key {
                 slot: self.free,
                 generation,
             });
         }
-        (self.opened < NONE - 1).then_some(Key {
-            slot: self.opened,
+        (self.slots.len() < NONE - 1).then_some(Key {
+            slot: self.slots.len(),
             generation: 0,
         })
     }
@@ -79,9 +73,12 @@ impl<T> Table<T> {
     pub(crate) fn insert(&mut self, value: T) -> Option<Key> {
         let key = self.vacant_key()?;
         if self.free == NONE {
-            self.open();
+            self.free = self.slots.push(Slot {
+                generation: 0,
+                entry: Entry::Free(NONE),
+            });
         }
-        let slot = self.slot_mut(key.slot)?;
+        let slot = self.slots.get_mut(key.slot)?;
         let Entry::Free(next) = std::mem::replace(&mut slot.entry, Entry::Used(value)) else {
             unreachable!("the free list names free slots");
         };
@@ -91,7 +88,7 @@ impl<T> Table<T> {
     }
 
     pub(crate) fn get(&self, key: Key) -> Option<&T> {
-        match self.slot(key.slot)? {
+        match self.slots.get(key.slot)? {
             Slot {
                 generation,
                 entry: Entry::Used(value),
@@ -101,7 +98,7 @@ impl<T> Table<T> {
     }
 
     pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
-        match self.slot_mut(key.slot)? {
+        match self.slots.get_mut(key.slot)? {
             Slot {
                 generation,
                 entry: Entry::Used(value),
@@ -112,7 +109,7 @@ impl<T> Table<T> {
 
     pub(crate) fn remove(&mut self, key: Key) -> Option<T> {
         let free = self.free;
-        let slot = self.slot_mut(key.slot)?;
+        let slot = self.slots.get_mut(key.slot)?;
         if slot.generation != key.generation || matches!(slot.entry, Entry::Free(_)) {
             return None;
         }
@@ -132,10 +129,9 @@ impl<T> Table<T> {
 
     /// All entries, in slot order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
-        let slots = self.pages.iter().flat_map(|page| page.iter());
-        (0..)
-            .zip(slots)
-            .filter_map(|(slot, place): (u32, &Slot<T>)| match &place.entry {
+        self.slots
+            .iter()
+            .filter_map(|(slot, place)| match &place.entry {
                 Entry::Used(value) => Some((
                     Key {
                         slot,
@@ -145,31 +141,6 @@ impl<T> Table<T> {
                 )),
                 Entry::Free(_) => None,
             })
-    }
-
-    /// Puts a new slot at the head of the empty free list.
-    fn open(&mut self) {
-        if self.opened.is_multiple_of(PAGE) {
-            let empty = || Slot {
-                generation: 0,
-                entry: Entry::Free(NONE),
-            };
-            self.pages.push((0..PAGE).map(|_| empty()).collect());
-        }
-        self.free = self.opened;
-        self.opened += 1;
-    }
-
-    fn slot(&self, slot: u32) -> Option<&Slot<T>> {
-        self.pages
-            .get((slot / PAGE) as usize)?
-            .get((slot % PAGE) as usize)
-    }
-
-    fn slot_mut(&mut self, slot: u32) -> Option<&mut Slot<T>> {
-        self.pages
-            .get_mut((slot / PAGE) as usize)?
-            .get_mut((slot % PAGE) as usize)
     }
 }
 
@@ -183,7 +154,7 @@ mod tests {
     fn a_slot_whose_generations_are_used_up_is_retired() {
         let mut table = Table::new(8);
         let key = table.insert('a').unwrap();
-        table.slot_mut(key.slot).unwrap().generation = u32::MAX;
+        table.slots.get_mut(key.slot).unwrap().generation = u32::MAX;
         let last = Key {
             generation: u32::MAX,
             ..key

@@ -1,5 +1,6 @@
 //! Deadlines of connections: a hierarchical timing wheel (Varghese and Lauck, SOSP 1987).
 
+use crate::pages::Pages;
 use flock_transport::Instant;
 
 /// Names a deadline in a wheel; stale once it fired or was cancelled.
@@ -15,7 +16,7 @@ pub(crate) struct TimerId {
 /// level of the highest digit in which it differs from the present, and moves down when that
 /// digit is reached, so that arming and cancelling touch one list.
 pub(crate) struct Wheel<K> {
-    entries: Vec<Entry<K>>,
+    entries: Pages<Entry<K>>,
     free: u32,
     heads: [[u32; SLOTS]; LEVELS],
     occupied: [u64; LEVELS],
@@ -47,7 +48,7 @@ impl<K: Copy> Wheel<K> {
     /// A wheel of at most `limit` deadlines whose present is `now`.
     pub(crate) fn new(now: Instant, limit: u32) -> Self {
         Self {
-            entries: Vec::new(),
+            entries: Pages::new(),
             free: NONE,
             heads: [[NONE; SLOTS]; LEVELS],
             occupied: [0; LEVELS],
@@ -65,7 +66,7 @@ impl<K: Copy> Wheel<K> {
             return None;
         }
         let index = self.take_free();
-        let entry = &mut self.entries[index as usize];
+        let entry = &mut self.entries[index];
         entry.key = Some(key);
         // What is due already fires with the next millisecond.
         entry.at = at.as_nanos().div_ceil(NANOS_PER_TICK).max(self.tick + 1);
@@ -77,7 +78,7 @@ impl<K: Copy> Wheel<K> {
 
     /// Disarms a deadline; nothing happens if it has fired or was cancelled.
     pub(crate) fn cancel(&mut self, timer: TimerId) {
-        let entry = self.entries.get(timer.index as usize);
+        let entry = self.entries.get(timer.index);
         if entry.is_some_and(|e| e.generation == timer.generation && e.key.is_some()) {
             self.unlink(timer.index);
             self.release(timer.index);
@@ -102,7 +103,7 @@ impl<K: Copy> Wheel<K> {
             let mut index = std::mem::replace(&mut self.heads[level][slot], NONE);
             self.occupied[level] &= !(1 << slot);
             while index != NONE {
-                let Entry { next, at, key, .. } = self.entries[index as usize];
+                let Entry { next, at, key, .. } = self.entries[index];
                 if at > tick {
                     self.link(index);
                 } else if let Some(key) = key {
@@ -138,17 +139,17 @@ impl<K: Copy> Wheel<K> {
     }
 
     fn link(&mut self, index: u32) {
-        let at = self.entries[index as usize].at;
+        let at = self.entries[index].at;
         let digit = (u64::BITS - 1 - (at ^ self.tick).max(1).leading_zeros()) / BITS;
         let level = (digit as usize).min(LEVELS - 1);
         let digits = at >> (BITS * digit) & (SLOTS as u64 - 1);
         let slot = usize::try_from(digits).expect("64 slots");
         let head = std::mem::replace(&mut self.heads[level][slot], index);
         if head != NONE {
-            self.entries[head as usize].prev = index;
+            self.entries[head].prev = index;
         }
         self.occupied[level] |= 1 << slot;
-        let entry = &mut self.entries[index as usize];
+        let entry = &mut self.entries[index];
         (entry.next, entry.prev) = (head, NONE);
         entry.level = u8::try_from(level).expect("eight levels");
         entry.slot = u8::try_from(digits).expect("64 slots");
@@ -161,12 +162,12 @@ impl<K: Copy> Wheel<K> {
             level,
             slot,
             ..
-        } = self.entries[index as usize];
+        } = self.entries[index];
         if next != NONE {
-            self.entries[next as usize].prev = prev;
+            self.entries[next].prev = prev;
         }
         if prev != NONE {
-            self.entries[prev as usize].next = next;
+            self.entries[prev].next = next;
             return;
         }
         let (level, slot) = (usize::from(level), usize::from(slot));
@@ -179,7 +180,7 @@ impl<K: Copy> Wheel<K> {
     fn take_free(&mut self) -> u32 {
         if self.free != NONE {
             let index = self.free;
-            self.free = self.entries[index as usize].next;
+            self.free = self.entries[index].next;
             return index;
         }
         let entry = Entry {
@@ -191,12 +192,11 @@ impl<K: Copy> Wheel<K> {
             level: 0,
             slot: 0,
         };
-        self.entries.push(entry);
-        u32::try_from(self.entries.len() - 1).expect("limited at insert")
+        self.entries.push(entry)
     }
 
     fn release(&mut self, index: u32) {
-        let entry = &mut self.entries[index as usize];
+        let entry = &mut self.entries[index];
         entry.key = None;
         // A name that is 2^32 uses old may be taken for a new one; nobody keeps one that long.
         entry.generation = entry.generation.wrapping_add(1);

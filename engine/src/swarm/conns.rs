@@ -3,6 +3,7 @@
 use super::candidates::CandidateId;
 use crate::event::ConnectionInfo;
 use crate::names::{ChannelKey, ConnId, PeerId};
+use crate::pages::Pages;
 use flock_transport::Transport;
 use std::net::SocketAddr;
 
@@ -31,9 +32,8 @@ pub(super) enum Stage {
 }
 
 /// Connections by the slot of their name, which the shard chose.
-#[derive(Default)]
 pub(super) struct Conns {
-    slots: Vec<Option<Conn>>,
+    slots: Pages<Option<Conn>>,
 }
 
 impl Conn {
@@ -63,31 +63,74 @@ impl Conn {
 }
 
 impl Conns {
-    pub(super) fn insert(&mut self, id: ConnId, mut conn: Conn) {
-        let slot = id.slot as usize;
-        if self.slots.len() <= slot {
-            self.slots.resize_with(slot + 1, || None);
+    pub(super) const fn new() -> Self {
+        Self {
+            slots: Pages::new(),
         }
-        debug_assert!(
-            self.slots[slot].is_none(),
-            "the shard reused a slot too early"
-        );
+    }
+
+    pub(super) fn insert(&mut self, id: ConnId, mut conn: Conn) {
+        while self.slots.len() <= id.slot {
+            self.slots.push(None);
+        }
+        let place = self.slots.get_mut(id.slot).expect("opened above");
+        debug_assert!(place.is_none(), "the shard reused a slot too early");
         conn.generation = id.generation;
-        self.slots[slot] = Some(conn);
+        *place = Some(conn);
     }
 
     pub(super) fn get(&self, id: ConnId) -> Option<&Conn> {
-        let conn = self.slots.get(id.slot as usize)?.as_ref()?;
+        let conn = self.slots.get(id.slot)?.as_ref()?;
         (conn.generation == id.generation).then_some(conn)
     }
 
     pub(super) fn get_mut(&mut self, id: ConnId) -> Option<&mut Conn> {
-        let conn = self.slots.get_mut(id.slot as usize)?.as_mut()?;
+        let conn = self.slots.get_mut(id.slot)?.as_mut()?;
         (conn.generation == id.generation).then_some(conn)
     }
 
     pub(super) fn remove(&mut self, id: ConnId) -> Option<Conn> {
         self.get(id)?;
-        self.slots[id.slot as usize].take()
+        self.slots.get_mut(id.slot)?.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(slot: u32, generation: u32) -> ConnId {
+        ConnId {
+            shard: 0,
+            slot,
+            generation,
+        }
+    }
+
+    fn conn() -> Conn {
+        Conn::new(Transport::Tcp, "10.0.0.1:1".parse().unwrap())
+    }
+
+    #[test]
+    fn a_hundred_thousand_connections_waste_no_memory() {
+        const N: u32 = 100_000;
+        let mut conns = Conns::new();
+        for slot in 0..N {
+            conns.insert(id(slot, 0), conn());
+        }
+        let each = conns.slots.bytes() as f64 / f64::from(N);
+        assert!(each <= size_of::<Option<Conn>>() as f64 + 1.0, "{each}");
+        assert!(size_of::<Option<Conn>>() <= 136);
+    }
+
+    #[test]
+    fn a_name_from_before_leads_nowhere() {
+        let mut conns = Conns::new();
+        conns.insert(id(300, 0), conn());
+        assert!(conns.get(id(299, 0)).is_none() && conns.get(id(5000, 0)).is_none());
+        assert!(conns.remove(id(300, 1)).is_none());
+        assert!(conns.remove(id(300, 0)).is_some());
+        conns.insert(id(300, 1), conn());
+        assert!(conns.get(id(300, 0)).is_none() && conns.get_mut(id(300, 1)).is_some());
     }
 }
