@@ -3,9 +3,8 @@
 use super::link::{Links, Phase, Timer, TokenKind, link_token, token_kind};
 use super::{Shard, discard, index, invoke};
 use crate::api::Handler;
-use crate::event::RefuseReason;
+use crate::event::{ConnectionInfo, Event, RefuseReason};
 use crate::io::{Completion, ConnectOptions, Driver, LoanId, Op, Outcome, SocketId};
-use crate::names::ConnId;
 use crate::session::{Handshake, Progress};
 use crate::swarm::CandidateId;
 use crate::table::Key;
@@ -224,11 +223,8 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     }
 
     /// The home shard admitted the connection: it is the handler's from here on.
-    pub(super) fn admit(&mut self, conn: ConnId) {
-        let key = Links::key(conn);
-        let Some(info) = self.conn_info(conn) else {
-            return;
-        };
+    pub(super) fn admit(&mut self, info: ConnectionInfo) {
+        let key = Links::key(info.conn);
         let Some(link) = self.links.table.get_mut(key) else {
             return;
         };
@@ -240,6 +236,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         };
         let ended = link.tcp.peer_ended();
         self.links.clear_stage_timer(key);
+        self.hub.push(Event::Connection(info.clone()));
         let mut cx = super::ConnCx {
             links: &mut self.links,
             key,

@@ -19,7 +19,6 @@ pub(crate) use start::{ShardSetup, Wiring};
 use crate::api::Handler;
 use crate::hub::Hub;
 use crate::io::{Completions, Driver, Op, OpKey, SocketId, Verb};
-use crate::names::ConnId;
 use crate::swarm::{Action, CandidateId, Swarm};
 use crate::table::Key;
 use bytes::Bytes;
@@ -198,7 +197,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             match action {
                 Action::Dial { candidate, addr } => self.dial(now, candidate, addr),
                 Action::AbortDial { candidate } => self.abort_dial(candidate),
-                Action::Admit { conn } => self.admit(conn),
+                Action::Admit(info) => self.admit(info),
                 Action::Close { conn, reason } => {
                     let key = Links::key(conn);
                     self.links.close(key, reason);
@@ -308,10 +307,6 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.publish();
         self.hub.shard_ended();
         Step::Done
-    }
-
-    fn conn_info(&self, conn: ConnId) -> Option<crate::event::ConnectionInfo> {
-        self.swarm.info(conn)
     }
 }
 

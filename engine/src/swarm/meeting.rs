@@ -119,8 +119,7 @@ impl Swarm {
         let initiator = info.initiator;
         self.end_handshake(initiator);
         self.connected += 1;
-        self.emit(Event::Connection(info));
-        self.actions.push_back(Action::Admit { conn });
+        self.actions.push_back(Action::Admit(info));
         if initiator {
             // For a moment the peer counted as admitted and as dialled.
             self.made_room(now);

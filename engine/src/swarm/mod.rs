@@ -75,8 +75,9 @@ pub(crate) enum Action {
     },
     /// Give the dial up, without an answer.
     AbortDial { candidate: CandidateId },
-    /// Hand the connection to the application.
-    Admit { conn: ConnId },
+    /// Report the connection and hand it to the application, unless its transport has broken
+    /// meanwhile: then `closed` follows alone.
+    Admit(ConnectionInfo),
     /// Close in good order, after our id went out; `closed` is the answer.
     Close { conn: ConnId, reason: CloseReason },
     /// Pass on to another shard's swarm.
@@ -121,7 +122,7 @@ impl Swarm {
             bans: Bans::new(&hasher(2)),
             whitelist,
             candidates: Candidates::new(config.candidates, hasher(3)),
-            conns: Conns::default(),
+            conns: Conns::new(),
             joined: HashMap::with_hasher(hasher(4)),
             actions: VecDeque::new(),
             verdicts: Vec::new(),

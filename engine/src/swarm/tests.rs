@@ -129,10 +129,11 @@ impl World {
                             .remove(&(shard, candidate.slot, candidate.generation))
                     );
                 }
-                Action::Admit { conn } => {
-                    let life = self.conns.get_mut(&conn).expect("a live connection");
+                Action::Admit(info) => {
+                    let life = self.conns.get_mut(&info.conn).expect("a live connection");
                     assert_eq!(life.0, Life::Claiming);
                     life.0 = Life::Admitted;
+                    self.note(&Event::Connection(info));
                 }
                 Action::Close { conn, reason } => self.end(conn, reason),
                 Action::Send { shard: to, message } => {

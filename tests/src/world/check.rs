@@ -312,7 +312,10 @@ impl<K: Copy + Ord + Debug> Checker<K> {
                 self.handshake_over(inbound);
             }
             Phase::Admitted => {
-                let peer = entry.peer.take();
+                let (peer, user_calls) = (entry.peer.take(), entry.user_calls);
+                if user_calls == 0 {
+                    self.violation(format!("{conn:?} was reported, but never handed over"));
+                }
                 if let Some(peer) = peer
                     && self.admitted.get(&peer) == Some(&conn)
                 {

@@ -35,7 +35,8 @@ fn drain(swarm: &mut Swarm) -> (Vec<&'static str>, Vec<CandidateId>) {
         match action {
             Action::Emit(event) => events.push(event.name()),
             Action::Dial { candidate, .. } => dials.push(candidate),
-            Action::Admit { .. } | Action::Close { .. } | Action::AbortDial { .. } => {}
+            Action::Admit(_) => events.push("connection"),
+            Action::Close { .. } | Action::AbortDial { .. } => {}
             Action::Send { .. } => panic!("one shard has nobody to write to"),
         }
     }
