@@ -28,6 +28,7 @@ pub use api::{
     Ignore, JoinOptions, RecvError, SendError, Stats, StreamConn, StreamMessage, Streams,
 };
 pub use event::{ConnectionInfo, Event, Peer};
+pub use flock_tcp as tcp;
 pub use flock_tcp::{
     Congestion, Keepalive, ListenOptions, Queued, SendLimits, SendRefused, StreamOptions,
 };
