@@ -36,6 +36,7 @@ pub use flock_transport::{Blame, CloseReason, Errno, HandshakeError, Instant, Tr
 pub use hub::Events;
 pub use names::{ChannelKey, ConnId, PeerId};
 pub use shard::{ConnCx, Shard, ShardCounters, ShardCx, ShardStats, Step};
+pub use swarm::SwarmCounters;
 
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]

@@ -107,6 +107,26 @@ impl<T> Table<T> {
         }
     }
 
+    /// The entry in a slot, for those who let go of a slot when its entry goes.
+    pub(crate) fn at(&self, slot: u32) -> Option<(Key, &T)> {
+        let Slot { generation, entry } = self.slots.get(slot)?;
+        let Entry::Used(value) = entry else {
+            return None;
+        };
+        let generation = *generation;
+        Some((Key { slot, generation }, value))
+    }
+
+    /// As [`at`](Self::at).
+    pub(crate) fn at_mut(&mut self, slot: u32) -> Option<(Key, &mut T)> {
+        let Slot { generation, entry } = self.slots.get_mut(slot)?;
+        let Entry::Used(value) = entry else {
+            return None;
+        };
+        let generation = *generation;
+        Some((Key { slot, generation }, value))
+    }
+
     pub(crate) fn remove(&mut self, key: Key) -> Option<T> {
         let free = self.free;
         let slot = self.slots.get_mut(key.slot)?;
@@ -125,6 +145,12 @@ impl<T> Table<T> {
         }
         self.len -= 1;
         Some(value)
+    }
+
+    /// Bytes of memory held, whatever the entries own besides.
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> usize {
+        self.slots.bytes()
     }
 
     /// All entries, in slot order.

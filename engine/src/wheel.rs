@@ -121,6 +121,12 @@ impl<K: Copy> Wheel<K> {
         self.refused
     }
 
+    /// Bytes of memory held for deadlines.
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> usize {
+        self.entries.bytes()
+    }
+
     /// The first slot to come, with the millisecond it begins at.
     fn next_slot(&self) -> Option<(usize, usize, u64)> {
         (0..LEVELS).find_map(|level| {

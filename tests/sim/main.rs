@@ -2,4 +2,5 @@
 //! `FLOCK_SEEDS=<n>` goes through more of them.
 
 mod conformance;
+mod flood;
 mod swarm;

@@ -1,6 +1,6 @@
 //! Where shards put their numbers for others to read.
 
-use crate::swarm;
+use crate::swarm::{self, SwarmCounters};
 use flock_transport::CloseReason;
 use std::sync::{Mutex, PoisonError};
 
@@ -8,6 +8,8 @@ use std::sync::{Mutex, PoisonError};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ShardCounters {
+    /// What the swarm decided.
+    pub swarm: SwarmCounters,
     /// Connections admitted.
     pub admitted: u64,
     /// Inbound connections turned away before their handshake: limits, lists, bans.
@@ -22,6 +24,8 @@ pub struct ShardCounters {
     pub peer_resets: u64,
     /// Connections closed in favour of another one to the same peer.
     pub redundant: u64,
+    /// Refused connections that were reset because as many as may were still ending.
+    pub endings_reset: u64,
     /// Dials that found no room in the connection or socket table.
     pub dials_refused: u64,
     /// Handler calls that panicked.
@@ -36,8 +40,6 @@ pub struct ShardCounters {
     pub stale_commands: u64,
     /// Requests of the API that the mailbox had no room for.
     pub mail_refused: u64,
-    /// Bans that the table had no room for.
-    pub bans_refused: u64,
     /// Timers that the wheel had no room for.
     pub timers_refused: u64,
     /// Times the driver could not go on.
@@ -60,6 +62,7 @@ impl ShardCounters {
 
     /// Adds another shard's counters to these.
     pub fn add(&mut self, other: &Self) {
+        self.swarm.add(&other.swarm);
         self.admitted += other.admitted;
         self.inbound_refused += other.inbound_refused;
         self.handshake_timeouts += other.handshake_timeouts;
@@ -67,6 +70,7 @@ impl ShardCounters {
         self.peer_resets += other.peer_resets;
         self.redundant += other.redundant;
         self.bad_handshakes += other.bad_handshakes;
+        self.endings_reset += other.endings_reset;
         self.dials_refused += other.dials_refused;
         self.handler_panics += other.handler_panics;
         self.accept_failures += other.accept_failures;
@@ -74,7 +78,6 @@ impl ShardCounters {
         self.sends_overflowed += other.sends_overflowed;
         self.stale_commands += other.stale_commands;
         self.mail_refused += other.mail_refused;
-        self.bans_refused += other.bans_refused;
         self.timers_refused += other.timers_refused;
         self.driver_failures += other.driver_failures;
         self.operations_leaked += other.operations_leaked;
@@ -103,11 +106,14 @@ impl Board {
         }
     }
 
-    pub(crate) fn publish(&self, shard: usize, peers: swarm::Stats, counters: ShardCounters) {
+    pub(crate) fn publish(&self, shard: usize, peers: swarm::Stats, counters: &ShardCounters) {
         let mut place = self.shards[shard]
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        *place = ShardStats { peers, counters };
+        *place = ShardStats {
+            peers,
+            counters: *counters,
+        };
     }
 
     /// The sum over all shards.

@@ -63,7 +63,14 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.act(now);
     }
 
-    pub(super) fn dial(&mut self, now: Instant, candidate: CandidateId, addr: SocketAddr) {
+    pub(super) fn dial(
+        &mut self,
+        now: Instant,
+        candidate: CandidateId,
+        transport: Transport,
+        addr: SocketAddr,
+    ) {
+        debug_assert_eq!(transport, Transport::Tcp, "uTP is switched off");
         let options = ConnectOptions {
             stream: self.stream,
             source: None,
@@ -80,19 +87,19 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         });
         match started {
             Some(key) => {
-                self.dials.insert(candidate, key);
+                self.dials.insert((candidate, transport), key);
             }
             None => {
                 self.counters.dials_refused += 1;
-                self.swarm.dial_failed(now, candidate, false);
+                self.swarm.dial_failed(now, candidate, transport, false);
             }
         }
     }
 
-    pub(super) fn abort_dial(&mut self, candidate: CandidateId) {
+    pub(super) fn abort_dial(&mut self, candidate: CandidateId, transport: Transport) {
         let Some(link) = self
             .dials
-            .remove(&candidate)
+            .remove(&(candidate, transport))
             .and_then(|key| self.links.remove(key))
         else {
             return;
@@ -100,7 +107,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         discard(&mut self.driver, link.socket);
     }
 
-    fn begin_handshake(&mut self, key: Key) {
+    pub(super) fn begin_handshake(&mut self, key: Key) {
         if let Some(link) = self.links.table.get_mut(key) {
             // An empty queue takes one frame whatever its limits are.
             let sent = link.tcp.send(self.frame.clone());
@@ -150,9 +157,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             return;
         };
         link.phase = Phase::Handshaking(Handshake::default());
-        self.dials.remove(&candidate);
-        self.swarm.dial_established(now, candidate, conn);
-        self.begin_handshake(key);
+        let transport = Transport::Tcp;
+        self.dials.remove(&(candidate, transport));
+        self.swarm.dial_established(now, candidate, conn, transport);
         self.act(now);
     }
 
@@ -160,9 +167,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let Some(candidate) = self.links.remove(key).and_then(|link| link.candidate) else {
             return;
         };
-        self.dials.remove(&candidate);
-        self.swarm
-            .dial_failed(now, candidate, errno.kind() == ErrorKind::TimedOut);
+        let transport = Transport::Tcp;
+        self.dials.remove(&(candidate, transport));
+        let timed_out = errno.kind() == ErrorKind::TimedOut;
+        self.swarm.dial_failed(now, candidate, transport, timed_out);
     }
 
     fn peer_ended(&mut self, key: Key) {
@@ -223,7 +231,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     }
 
     /// The home shard admitted the connection: it is the handler's from here on.
-    pub(super) fn admit(&mut self, info: ConnectionInfo) {
+    pub(super) fn admit(&mut self, info: &ConnectionInfo) {
         let key = Links::key(info.conn);
         let Some(link) = self.links.table.get_mut(key) else {
             return;
@@ -242,7 +250,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             key,
         };
         let handler = &mut self.handler;
-        let Ok(user) = catch_unwind(AssertUnwindSafe(|| handler.on_connection(&mut cx, &info)))
+        let Ok(user) = catch_unwind(AssertUnwindSafe(|| handler.on_connection(&mut cx, info)))
         else {
             self.counters.handler_panics += 1;
             return self.links.abort(key, CloseReason::HandlerPanicked);

@@ -59,6 +59,8 @@ pub(crate) struct Links {
     pub(crate) shard: u16,
     pub(crate) send_limits: SendLimits,
     pub(crate) linger: Duration,
+    /// Links that were reported as closed and are still here.
+    ending: u32,
     dirty: Vec<Key>,
 }
 
@@ -71,6 +73,7 @@ impl Links {
             shard,
             send_limits,
             linger,
+            ending: 0,
             dirty: Vec::new(),
         }
     }
@@ -133,9 +136,23 @@ impl Links {
         None
     }
 
+    /// Links that were reported as closed and whose transport is still ending.
+    pub(crate) fn ending(&self) -> u32 {
+        self.ending
+    }
+
+    /// Puts the link into its last phase and returns the one it was in.
+    pub(crate) fn begin_ending(&mut self, key: Key) -> Option<Phase> {
+        let link = self.table.get_mut(key)?;
+        let was = std::mem::replace(&mut link.phase, Phase::Ending);
+        self.ending += u32::from(!matches!(was, Phase::Ending));
+        Some(was)
+    }
+
     /// Takes the link out of use; its timers with it.
     pub(crate) fn remove(&mut self, key: Key) -> Option<Link> {
         let link = self.table.remove(key)?;
+        self.ending -= u32::from(matches!(link.phase, Phase::Ending));
         for timer in [link.stage_timer, link.user_timer].into_iter().flatten() {
             self.wheel.cancel(timer);
         }

@@ -23,7 +23,7 @@ use crate::swarm::{Action, CandidateId, Swarm};
 use crate::table::Key;
 use bytes::Bytes;
 use flock_tcp::StreamOptions;
-use flock_transport::{CloseHow, CloseReason, Instant};
+use flock_transport::{CloseHow, CloseReason, Instant, Transport};
 use hashbrown::HashMap;
 use link::{Link, Links, Phase, Timer};
 use mailbox::{Mailbox, Sender};
@@ -52,7 +52,7 @@ pub struct Shard<D: Driver, H: Handler> {
     mail: Vec<Mail<H::Msg>>,
     routes: Vec<Sender<Mail<H::Msg>>>,
     listeners: Vec<Listener>,
-    dials: HashMap<CandidateId, Key, ahash::RandomState>,
+    dials: HashMap<(CandidateId, Transport), Key, ahash::RandomState>,
     completions: Completions,
     /// The deadline of the next turn.
     sleep_until: Option<Instant>,
@@ -61,6 +61,8 @@ pub struct Shard<D: Driver, H: Handler> {
     frame: Bytes,
     stream: StreamOptions,
     handshake_timeout: Duration,
+    /// Connections that may linger after the swarm refused them.
+    endings: u32,
     hub: Arc<Hub>,
     board: Arc<Board>,
     counters: ShardCounters,
@@ -195,14 +197,18 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     fn act(&mut self, now: Instant) {
         while let Some(action) = self.swarm.poll_action() {
             match action {
-                Action::Dial { candidate, addr } => self.dial(now, candidate, addr),
-                Action::AbortDial { candidate } => self.abort_dial(candidate),
-                Action::Admit(info) => self.admit(info),
-                Action::Close { conn, reason } => {
-                    let key = Links::key(conn);
-                    self.links.close(key, reason);
-                    self.report_closed(now, key);
-                }
+                Action::Dial {
+                    candidate,
+                    transport,
+                    addr,
+                } => self.dial(now, candidate, transport, addr),
+                Action::AbortDial {
+                    candidate,
+                    transport,
+                } => self.abort_dial(candidate, transport),
+                Action::Begin { conn } => self.begin_handshake(Links::key(conn)),
+                Action::Admit(info) => self.admit(&info),
+                Action::Close { conn, reason } => self.part(now, Links::key(conn), reason),
                 Action::Send { shard, message } => {
                     self.counters.messages_sent += 1;
                     self.routes[usize::from(shard)].send_protocol(Mail::Peer(message));
@@ -210,6 +216,18 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 Action::Emit(event) => self.hub.push(event),
             }
         }
+    }
+
+    /// Closes a connection that the swarm does not want. Its peer is left time to read our id and
+    /// the end, but no more peers at a time than may shake hands: further ones are reset.
+    fn part(&mut self, now: Instant, key: Key, reason: CloseReason) {
+        if self.links.ending() < self.endings {
+            self.links.close(key, reason);
+        } else {
+            self.counters.endings_reset += 1;
+            self.links.abort(key, reason);
+        }
+        self.report_closed(now, key);
     }
 
     /// Hands a connection's operations to the driver.
@@ -248,13 +266,13 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// Tells swarm and handler that a connection is over. Its transport may still be ending.
     fn report_closed(&mut self, now: Instant, key: Key) {
         let conn = self.links.conn_id(key);
-        let Some(link) = self.links.table.get_mut(key) else {
-            return;
-        };
-        let was = std::mem::replace(&mut link.phase, Phase::Ending);
-        if matches!(was, Phase::Ending | Phase::Dialling) {
+        let was = self.links.begin_ending(key);
+        if matches!(was, None | Some(Phase::Ending | Phase::Dialling)) {
             return;
         }
+        let Some(link) = self.links.table.get(key) else {
+            return;
+        };
         let reason = link.reason.unwrap_or(CloseReason::PeerClosed);
         let (bytes_in, bytes_out) = (link.tcp.bytes_in(), link.tcp.bytes_out());
         self.counters.count_closed(reason);
@@ -287,10 +305,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     fn publish(&mut self) {
         let stats = self.swarm.stats();
         self.counters.mail_refused = self.mailbox.refused();
-        self.counters.bans_refused = self.swarm.bans_refused();
+        self.counters.swarm = self.swarm.counters();
         self.counters.timers_refused = self.links.wheel.refused();
         self.board
-            .publish(usize::from(self.links.shard), stats, self.counters);
+            .publish(usize::from(self.links.shard), stats, &self.counters);
     }
 
     /// Reports and closes what is left, and gives the driver's memory back.

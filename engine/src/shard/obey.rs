@@ -8,7 +8,7 @@ use crate::api::Handler;
 use crate::io::Driver;
 use crate::names::ConnId;
 use flock_tcp::ListenOptions;
-use flock_transport::{CloseReason, Instant};
+use flock_transport::{CloseReason, Instant, Transport};
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -134,8 +134,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 .map(|link| (&link.phase, link.candidate))
             {
                 Some((Phase::Dialling, Some(candidate))) => {
-                    self.abort_dial(candidate);
-                    self.swarm.dial_failed(now, candidate, false);
+                    let transport = Transport::Tcp;
+                    self.abort_dial(candidate, transport);
+                    self.swarm.dial_failed(now, candidate, transport, false);
                 }
                 Some(_) => self.links.close(key, CloseReason::Shutdown),
                 None => {}

@@ -1,38 +1,34 @@
 //! Addresses that discovery produced, and what became of them. Each belongs to the shard that
 //! its hash names, so there is one dial for an address however many channels it was found for.
 
+use super::channels::{Channels, NONE, Noted};
 use crate::event::Peer;
 use crate::names::{ChannelKey, ConnId, PeerId};
 use crate::table::{Key, Table};
 use crate::wheel::{TimerId, Wheel};
 use flock_transport::Instant;
-use hashbrown::HashMap;
-use smallvec::SmallVec;
-use std::collections::VecDeque;
+use hashbrown::HashTable;
+use ipnet::IpNet;
 use std::net::SocketAddr;
 
 /// Names a candidate; never reused.
 pub(crate) type CandidateId = Key;
 
-/// Channels remembered per candidate; being found for more changes nothing but these names.
-const CHANNELS_MAX: usize = 256;
-
-/// Stale entries of the queue that are not worth looking for.
-const QUEUE_SLACK: usize = 64;
-
 pub(super) struct Candidate {
     pub(super) addr: SocketAddr,
-    /// The channels it was found for; the first is the one its events name.
-    pub(super) channels: SmallVec<[ChannelKey; 1]>,
     pub(super) state: State,
-    pub(super) retries: u8,
     /// Runs out when a dial takes too long, or a wait for the next one is over.
-    pub(super) timer: Option<TimerId>,
-    in_queue: bool,
+    timer: Option<TimerId>,
+    /// The list of the channels it was found for.
+    channels: u32,
+    /// Neighbours in the queue, or among those linked to the same peer: slots of the table.
+    next: u32,
+    prev: u32,
+    pub(super) retries: u8,
 }
 
 /// Where a candidate stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
     /// To be dialled as soon as there is room.
     Queued,
@@ -41,32 +37,25 @@ pub(super) enum State {
     Dialling,
     /// Behind this connection, from its handshake on.
     Connection(ConnId),
-    /// It leads to a peer that is connected otherwise.
-    Linked(PeerId),
-}
-
-impl Candidate {
-    pub(super) fn peer(&self) -> Peer {
-        let channel = self
-            .channels
-            .first()
-            .cloned()
-            .unwrap_or_else(|| ChannelKey::from(""));
-        Peer {
-            channel,
-            addr: self.addr,
-            retries: u32::from(self.retries),
-        }
-    }
+    /// It leads to a peer that is connected otherwise, known by the keyed hash of its id. Two
+    /// peers of one hash would cost a dial too many, every few thousand years.
+    Linked(u64),
 }
 
 /// All candidates of a shard.
+///
+/// The indexes hold slots of the table, and lists are threaded through it: with a million
+/// candidates every byte is a megabyte.
 pub(super) struct Candidates {
     table: Table<Candidate>,
-    by_addr: HashMap<SocketAddr, CandidateId, ahash::RandomState>,
-    linked: HashMap<PeerId, SmallVec<[CandidateId; 1]>, ahash::RandomState>,
-    queue: VecDeque<CandidateId>,
+    hasher: ahash::RandomState,
+    by_addr: HashTable<u32>,
+    /// The first of those linked to each peer.
+    linked: HashTable<u32>,
+    first_queued: u32,
+    last_queued: u32,
     queued: u32,
+    channels: Channels,
     wheel: Wheel<CandidateId>,
 }
 
@@ -80,38 +69,50 @@ pub(super) enum Added {
 }
 
 impl Candidates {
+    /// At most `limit` candidates, with twice as many channels between them.
     pub(super) fn new(limit: u32, hasher: ahash::RandomState) -> Self {
         Self {
             table: Table::new(limit),
-            by_addr: HashMap::with_hasher(hasher.clone()),
-            linked: HashMap::with_hasher(hasher),
-            queue: VecDeque::new(),
+            channels: Channels::new(limit, hasher.clone()),
+            hasher,
+            by_addr: HashTable::new(),
+            linked: HashTable::new(),
+            first_queued: NONE,
+            last_queued: NONE,
             queued: 0,
             wheel: Wheel::new(Instant::ZERO, limit),
         }
     }
 
     pub(super) fn add(&mut self, channel: ChannelKey, addr: SocketAddr) -> Added {
-        if let Some(&id) = self.by_addr.get(&addr) {
+        if let Some(id) = self.by_addr(addr) {
             let candidate = self.table.get_mut(id).expect("indexed candidates exist");
-            if candidate.channels.contains(&channel) || candidate.channels.len() >= CHANNELS_MAX {
-                return Added::Known(id);
-            }
-            candidate.channels.push(channel);
-            return Added::Channel;
+            return match self.channels.add(&mut candidate.channels, id.slot, channel) {
+                Noted::New => Added::Channel,
+                Noted::Known | Noted::Full => Added::Known(id),
+            };
         }
         let candidate = Candidate {
             addr,
-            channels: SmallVec::from_buf([channel]),
             state: State::Waiting,
-            retries: 0,
             timer: None,
-            in_queue: false,
+            channels: NONE,
+            next: NONE,
+            prev: NONE,
+            retries: 0,
         };
         let Some(id) = self.table.insert(candidate) else {
             return Added::Full;
         };
-        self.by_addr.insert(addr, id);
+        let candidate = self.table.get_mut(id).expect("just inserted");
+        self.channels.add(&mut candidate.channels, id.slot, channel);
+        let (table, hasher) = (&self.table, &self.hasher);
+        let rehash = |slot: &u32| {
+            let (_, candidate) = table.at(*slot).expect("indexed candidates exist");
+            hasher.hash_one(candidate.addr)
+        };
+        let hash = self.hasher.hash_one(addr);
+        self.by_addr.insert_unique(hash, id.slot, rehash);
         self.enqueue(id);
         Added::New
     }
@@ -121,15 +122,42 @@ impl Candidates {
     }
 
     pub(super) fn by_addr(&self, addr: SocketAddr) -> Option<CandidateId> {
-        self.by_addr.get(&addr).copied()
+        let same = |slot: &u32| self.table.at(*slot).is_some_and(|(_, c)| c.addr == addr);
+        let slot = *self.by_addr.find(self.hasher.hash_one(addr), same)?;
+        self.table.at(slot).map(|(id, _)| id)
     }
 
-    pub(super) fn ids(&self) -> Vec<CandidateId> {
-        self.table.iter().map(|(id, _)| id).collect()
+    /// The candidates within a network; looks at all.
+    pub(super) fn within(&self, net: &IpNet) -> Vec<CandidateId> {
+        let inside = self
+            .table
+            .iter()
+            .filter(|(_, candidate)| net.contains(&candidate.addr.ip()));
+        inside.map(|(id, _)| id).collect()
+    }
+
+    /// The channel a candidate was found for first, unless that was left.
+    pub(super) fn channel(&self, id: CandidateId) -> Option<ChannelKey> {
+        self.channels.first(self.table.get(id)?.channels).cloned()
+    }
+
+    /// The candidate as events show it.
+    pub(super) fn peer(&self, id: CandidateId) -> Option<Peer> {
+        let candidate = self.table.get(id)?;
+        Some(Peer {
+            channel: self.channel(id).unwrap_or_else(|| ChannelKey::from("")),
+            addr: candidate.addr,
+            retries: u32::from(candidate.retries),
+        })
     }
 
     pub(super) fn queued(&self) -> u32 {
         self.queued
+    }
+
+    /// Channels of known candidates that there was no room to note.
+    pub(super) fn channels_refused(&self) -> u64 {
+        self.channels.refused()
     }
 
     /// Moves a candidate to another state; its timer ends.
@@ -140,115 +168,93 @@ impl Candidates {
         if let Some(timer) = candidate.timer.take() {
             self.wheel.cancel(timer);
         }
-        let was = std::mem::replace(&mut candidate.state, state.clone());
-        if was == State::Queued && state != State::Queued {
-            self.queued -= 1;
+        match std::mem::replace(&mut candidate.state, state) {
+            State::Queued => self.leave_queue(id.slot),
+            State::Linked(peer) => self.unlink(id.slot, peer),
+            _ => {}
         }
-        if let State::Linked(peer) = was {
-            self.unlink(&peer, id);
-        }
-        if let State::Linked(peer) = state {
-            self.linked.entry(peer).or_default().push(id);
+        match state {
+            State::Queued => self.join_queue(id.slot),
+            State::Linked(peer) => self.join_linked(id.slot, peer),
+            _ => {}
         }
     }
 
     pub(super) fn enqueue(&mut self, id: CandidateId) {
         self.set_state(id, State::Queued);
-        let Some(candidate) = self.table.get_mut(id) else {
-            return;
-        };
-        self.queued += 1;
-        if !std::mem::replace(&mut candidate.in_queue, true) {
-            self.queue.push_back(id);
-            self.sweep_queue();
-        }
-    }
-
-    /// Takes out of the queue what was forgotten while in it, as soon as that is the larger
-    /// part: the queue stays within twice the queued candidates at a constant cost for each.
-    fn sweep_queue(&mut self) {
-        if self.queue.len() <= 2 * self.queued as usize + QUEUE_SLACK {
-            return;
-        }
-        let table = &mut self.table;
-        self.queue.retain(|id| match table.get_mut(*id) {
-            Some(candidate) => {
-                candidate.in_queue = candidate.state == State::Queued;
-                candidate.in_queue
-            }
-            None => false,
-        });
     }
 
     /// The candidate whose turn it is; it stays queued.
-    pub(super) fn front(&mut self) -> Option<CandidateId> {
-        loop {
-            let id = *self.queue.front()?;
-            match self.table.get_mut(id) {
-                Some(candidate) if candidate.state == State::Queued => return Some(id),
-                Some(candidate) => candidate.in_queue = false,
-                None => {}
-            }
-            self.queue.pop_front();
-        }
+    pub(super) fn front(&self) -> Option<CandidateId> {
+        self.table.at(self.first_queued).map(|(id, _)| id)
     }
 
-    /// Takes the front of the queue out of it, to be dialled until `deadline`.
+    /// The candidate is dialled, until `deadline`.
     pub(super) fn start_dial(&mut self, id: CandidateId, deadline: Instant) {
-        let front = self.queue.pop_front();
-        debug_assert_eq!(front, Some(id));
         self.set_state(id, State::Dialling);
-        self.arm(id, deadline);
-        if let Some(candidate) = self.table.get_mut(id) {
-            candidate.in_queue = false;
-        }
+        self.rearm(id, deadline);
     }
 
     /// Lets the candidate wait until `at` for its next dial.
     pub(super) fn wait(&mut self, id: CandidateId, at: Instant, retries: u8) {
         self.set_state(id, State::Waiting);
-        self.arm(id, at);
+        self.rearm(id, at);
         if let Some(candidate) = self.table.get_mut(id) {
             candidate.retries = retries;
         }
     }
 
-    fn arm(&mut self, id: CandidateId, at: Instant) {
+    /// Arms the candidate's timer in place of the one before.
+    pub(super) fn rearm(&mut self, id: CandidateId, at: Instant) {
         if let Some(candidate) = self.table.get_mut(id) {
+            if let Some(old) = candidate.timer.take() {
+                self.wheel.cancel(old);
+            }
             // One timer a candidate, and the wheel has room for one each.
             candidate.timer = self.wheel.insert(id, at);
         }
     }
 
-    pub(super) fn forget(&mut self, id: CandidateId) -> Option<Candidate> {
+    /// Forgets the candidate, and returns what events show of it.
+    pub(super) fn forget(&mut self, id: CandidateId) -> Option<Peer> {
+        let peer = self.peer(id)?;
         self.set_state(id, State::Waiting);
         let candidate = self.table.remove(id)?;
-        self.by_addr.remove(&candidate.addr);
-        Some(candidate)
-    }
-
-    /// Takes a channel away from a candidate; whether none is left.
-    pub(super) fn leave(&mut self, id: CandidateId, channel: &ChannelKey) -> bool {
-        let Some(candidate) = self.table.get_mut(id) else {
-            return false;
-        };
-        let before = candidate.channels.len();
-        candidate.channels.retain(|other| other != channel);
-        before > 0 && candidate.channels.is_empty()
-    }
-
-    /// The candidates linked to a peer, which has gone.
-    pub(super) fn take_linked(&mut self, peer: &PeerId) -> SmallVec<[CandidateId; 1]> {
-        self.linked.remove(peer).unwrap_or_default()
-    }
-
-    fn unlink(&mut self, peer: &PeerId, id: CandidateId) {
-        if let Some(ids) = self.linked.get_mut(peer) {
-            ids.retain(|other| *other != id);
-            if ids.is_empty() {
-                self.linked.remove(peer);
-            }
+        self.channels.forget(candidate.channels);
+        let hash = self.hasher.hash_one(candidate.addr);
+        if let Ok(entry) = self.by_addr.find_entry(hash, |slot| *slot == id.slot) {
+            entry.remove();
         }
+        Some(peer)
+    }
+
+    /// Takes the channel away from one of the candidates found for it: which, and whether it is
+    /// left without any. `None` when there are no more.
+    pub(super) fn leave(&mut self, channel: &ChannelKey) -> Option<(CandidateId, bool)> {
+        let slot = self.channels.candidate_of(channel)?;
+        let (id, candidate) = self.table.at_mut(slot)?;
+        self.channels.leave(&mut candidate.channels, channel);
+        Some((id, candidate.channels == NONE))
+    }
+
+    /// Whether the candidate was found for no channel that is still joined.
+    pub(super) fn is_unwanted(&self, id: CandidateId) -> bool {
+        self.table.get(id).is_none_or(|c| c.channels == NONE)
+    }
+
+    /// The candidate leads to a peer that is connected otherwise.
+    pub(super) fn link(&mut self, id: CandidateId, peer: &PeerId) {
+        let hash = self.hasher.hash_one(peer);
+        self.set_state(id, State::Linked(hash));
+    }
+
+    /// Unlinks one of the candidates linked to a peer, which has gone.
+    pub(super) fn pop_linked(&mut self, peer: &PeerId) -> Option<CandidateId> {
+        let hash = self.hasher.hash_one(peer);
+        let slot = *self.linked.find(hash, leads_to(&self.table, hash))?;
+        let (id, _) = self.table.at(slot)?;
+        self.set_state(id, State::Waiting);
+        Some(id)
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
@@ -258,22 +264,157 @@ impl Candidates {
     pub(super) fn expire(&mut self, now: Instant, into: &mut Vec<CandidateId>) {
         self.wheel.expire(now, &mut |id| into.push(id));
     }
+
+    /// Points the neighbours of a candidate in its list at each other.
+    fn splice(&mut self, slot: u32) -> (u32, u32) {
+        let Some((_, candidate)) = self.table.at_mut(slot) else {
+            return (NONE, NONE);
+        };
+        let prev = std::mem::replace(&mut candidate.prev, NONE);
+        let next = std::mem::replace(&mut candidate.next, NONE);
+        self.set_next(prev, next);
+        self.set_prev(next, prev);
+        (prev, next)
+    }
+
+    fn set_next(&mut self, slot: u32, next: u32) {
+        if let Some((_, candidate)) = self.table.at_mut(slot) {
+            candidate.next = next;
+        }
+    }
+
+    fn set_prev(&mut self, slot: u32, prev: u32) {
+        if let Some((_, candidate)) = self.table.at_mut(slot) {
+            candidate.prev = prev;
+        }
+    }
+
+    fn join_queue(&mut self, slot: u32) {
+        let last = std::mem::replace(&mut self.last_queued, slot);
+        if last == NONE {
+            self.first_queued = slot;
+        }
+        self.set_next(last, slot);
+        self.set_prev(slot, last);
+        self.queued += 1;
+    }
+
+    fn leave_queue(&mut self, slot: u32) {
+        let (prev, next) = self.splice(slot);
+        if prev == NONE {
+            self.first_queued = next;
+        }
+        if next == NONE {
+            self.last_queued = prev;
+        }
+        self.queued -= 1;
+    }
+
+    fn join_linked(&mut self, slot: u32, peer: u64) {
+        // The newcomer counts as linked already, but is not in the index.
+        let others = self.linked.find_mut(peer, leads_to(&self.table, peer));
+        if let Some(first) = others {
+            let next = std::mem::replace(first, slot);
+            self.set_next(slot, next);
+            self.set_prev(next, slot);
+            return;
+        }
+        let table = &self.table;
+        self.linked.insert_unique(peer, slot, |slot| {
+            match table.at(*slot).map(|(_, c)| c.state) {
+                Some(State::Linked(peer)) => peer,
+                _ => unreachable!("the index names linked candidates"),
+            }
+        });
+    }
+
+    fn unlink(&mut self, slot: u32, peer: u64) {
+        let (prev, next) = self.splice(slot);
+        if prev != NONE {
+            return;
+        }
+        if let Ok(mut entry) = self.linked.find_entry(peer, |first| *first == slot) {
+            if next == NONE {
+                entry.remove();
+            } else {
+                *entry.get_mut() = next;
+            }
+        }
+    }
+
+    /// Bytes of memory held for candidates, whatever state they are in.
+    #[cfg(test)]
+    fn bytes(&self) -> usize {
+        self.table.bytes()
+            + self.by_addr.allocation_size()
+            + self.linked.allocation_size()
+            + self.channels.bytes()
+            + self.wheel.bytes()
+    }
+}
+
+/// Whether a slot's candidate is linked to the peer of this hash.
+fn leads_to(table: &Table<Candidate>, peer: u64) -> impl Fn(&u32) -> bool {
+    move |slot| {
+        let candidate = table.at(*slot);
+        candidate.is_some_and(|(_, c)| c.state == State::Linked(peer))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::collections::{BTreeMap, VecDeque};
+    use std::time::Duration;
 
+    fn candidates(limit: u32) -> Candidates {
+        Candidates::new(limit, ahash::RandomState::with_seeds(1, 2, 3, 4))
+    }
+
+    fn peer(n: u32) -> PeerId {
+        PeerId::new(&n.to_be_bytes()).unwrap()
+    }
+
+    /// Everything at its worst: the table full, all candidates once waiting and once linked,
+    /// and every channel there is room for.
     #[test]
-    fn an_idle_candidate_is_small() {
-        let all = size_of::<Candidate>() + size_of::<(SocketAddr, CandidateId)>();
-        assert!(all <= 200, "{all}");
+    fn a_candidate_costs_two_hundred_bytes_at_the_most() {
+        for limit in [1 << 16, 60_000] {
+            let mut candidates = candidates(limit);
+            let addr = |n: u32| SocketAddr::from((n.to_be_bytes(), 1));
+            for n in 0..limit {
+                assert!(matches!(candidates.add("a".into(), addr(n)), Added::New));
+                assert!(matches!(
+                    candidates.add("b".into(), addr(n)),
+                    Added::Channel
+                ));
+            }
+            assert!(matches!(
+                candidates.add("a".into(), addr(limit)),
+                Added::Full
+            ));
+            assert!(matches!(
+                candidates.add("c".into(), addr(1)),
+                Added::Known(_)
+            ));
+            assert_eq!(candidates.channels_refused(), 1);
+            for n in 0..limit {
+                let id = candidates.by_addr(addr(n)).unwrap();
+                candidates.wait(id, Instant::ZERO + Duration::from_millis(n.into()), 1);
+            }
+            for n in 0..limit {
+                let id = candidates.by_addr(addr(n)).unwrap();
+                candidates.link(id, &peer(n));
+            }
+            let each = candidates.bytes() / limit as usize;
+            assert!(each <= 200, "{each} bytes");
+        }
     }
 
     #[test]
     fn an_address_is_queued_once_however_often_it_is_found() {
-        let hasher = ahash::RandomState::with_seeds(1, 2, 3, 4);
-        let mut candidates = Candidates::new(1, hasher);
+        let mut candidates = candidates(1);
         let addr = "10.0.0.1:1".parse().unwrap();
         assert!(matches!(candidates.add("a".into(), addr), Added::New));
         let id = candidates.by_addr(addr).unwrap();
@@ -291,16 +432,73 @@ mod tests {
     }
 
     #[test]
-    fn the_queue_does_not_grow_by_what_is_forgotten() {
-        let mut candidates = Candidates::new(2, ahash::RandomState::with_seeds(1, 2, 3, 4));
-        let stays = "10.0.0.1:1".parse().unwrap();
-        candidates.add("a".into(), stays);
-        for port in 2..10_000 {
-            let addr = SocketAddr::from(([10, 0, 0, 2], port));
-            assert!(matches!(candidates.add("a".into(), addr), Added::New));
-            candidates.forget(candidates.by_addr(addr).unwrap());
+    fn leaving_a_channel_meets_its_candidates_and_no_others() {
+        let mut candidates = candidates(1000);
+        let addr = |n: u8| SocketAddr::from(([10, 0, 0, n], 1));
+        for n in 0..100 {
+            candidates.add("other".into(), addr(n));
         }
-        assert!(candidates.queue.len() <= QUEUE_SLACK + 4);
-        assert_eq!(candidates.front(), candidates.by_addr(stays));
+        for n in 95..105 {
+            candidates.add("left".into(), addr(n));
+        }
+        let left: Vec<_> = std::iter::from_fn(|| candidates.leave(&"left".into())).collect();
+        assert_eq!(left.len(), 10);
+        assert_eq!(left.iter().filter(|(_, alone)| *alone).count(), 5);
+        for (id, alone) in left {
+            assert_eq!(candidates.is_unwanted(id), alone);
+        }
+        assert_eq!(candidates.leave(&"left".into()), None);
+    }
+
+    proptest! {
+        #[test]
+        fn queue_and_links_behave_like_lists(
+            ops in proptest::collection::vec((0u8..7, 0u8..8, 0u32..3), 0..300)
+        ) {
+            let mut candidates = candidates(8);
+            let addr = |n: u8| SocketAddr::from(([10, 0, 0, n], 1));
+            let mut queue: VecDeque<u8> = VecDeque::new();
+            let mut linked: BTreeMap<u8, u32> = BTreeMap::new();
+            for (op, n, to) in ops {
+                let known = candidates.by_addr(addr(n));
+                let Some(id) = known else {
+                    candidates.add("a".into(), addr(n));
+                    queue.push_back(n);
+                    continue;
+                };
+                if op == 6 {
+                    while let Some(id) = candidates.pop_linked(&peer(to)) {
+                        let SocketAddr::V4(v4) = candidates.get(id).unwrap().addr else { panic!() };
+                        prop_assert_eq!(linked.remove(&v4.ip().octets()[3]), Some(to));
+                    }
+                    prop_assert!(!linked.values().any(|other| *other == to));
+                    continue;
+                }
+                queue.retain(|other| *other != n);
+                linked.remove(&n);
+                match op {
+                    0 => _ = candidates.forget(id),
+                    1 => candidates.start_dial(id, Instant::ZERO),
+                    2 => candidates.wait(id, Instant::ZERO, 1),
+                    3 | 4 => {
+                        candidates.link(id, &peer(to));
+                        linked.insert(n, to);
+                    }
+                    _ => {
+                        candidates.enqueue(id);
+                        queue.push_back(n);
+                    }
+                }
+                let front = queue.front().and_then(|n| candidates.by_addr(addr(*n)));
+                prop_assert_eq!(candidates.front(), front);
+                prop_assert_eq!(candidates.queued() as usize, queue.len());
+            }
+            while let Some(n) = queue.pop_front() {
+                let id = candidates.front();
+                prop_assert_eq!(id, candidates.by_addr(addr(n)));
+                candidates.start_dial(id.unwrap(), Instant::ZERO);
+            }
+            prop_assert_eq!(candidates.front(), None);
+        }
     }
 }

@@ -24,7 +24,7 @@ pub(super) enum Stage {
     Handshaking,
     /// The home shard has been asked.
     Claiming,
-    /// The home has been asked, but there is no more time for its answer.
+    /// The home has been asked, but it is too late for its answer: time ran out, or it is banned.
     Late,
     Admitted,
     /// About to be closed by our own decision.

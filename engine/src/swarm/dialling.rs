@@ -3,6 +3,7 @@
 use super::candidates::{CandidateId, State};
 use super::conns::Conn;
 use super::message::PeerMessage;
+use super::racing::{Output, Outputs, Race};
 use super::{Action, Swarm};
 use crate::event::Event;
 use crate::names::{ConnId, PeerId};
@@ -10,11 +11,19 @@ use flock_transport::{Instant, Transport};
 use rand::Rng;
 use std::time::Duration;
 
+/// The dials for one candidate.
+pub(super) struct Dial {
+    race: Race,
+    /// What was established and waits for the end of the race.
+    tcp: Option<ConnId>,
+    utp: Option<ConnId>,
+}
+
 impl Swarm {
     /// Dials as many queued candidates as there is room for.
     pub(super) fn kick(&mut self, now: Instant) {
         self.show_queued();
-        while !self.suspended && self.dials < self.config.dials {
+        while !self.suspended && self.dials() < self.config.dials {
             let Some(id) = self.candidates.front() else {
                 break;
             };
@@ -27,20 +36,25 @@ impl Swarm {
             if !self.counts.reserve_dial() {
                 break;
             }
-            self.candidates
-                .start_dial(id, now + self.config.connect_timeout);
-            self.dials += 1;
-            let Some(candidate) = self.candidates.get(id) else {
-                break;
-            };
-            let (addr, peer) = (candidate.addr, candidate.peer());
-            self.emit(Event::Connecting(peer));
-            self.actions.push_back(Action::Dial {
-                candidate: id,
-                addr,
-            });
+            self.start_dial(now, id);
         }
         self.show_queued();
+    }
+
+    fn start_dial(&mut self, now: Instant, id: CandidateId) {
+        let timeout = self.config.connect_timeout;
+        let (race, outputs) = Race::start(now, timeout, self.config.utp);
+        self.candidates.start_dial(id, race.deadline());
+        if let Some(peer) = self.candidates.peer(id) {
+            self.emit(Event::Connecting(peer));
+        }
+        let dial = Dial {
+            race,
+            tcp: None,
+            utp: None,
+        };
+        self.racing.insert(id, dial);
+        self.follow(now, id, outputs);
     }
 
     pub(super) fn show_queued(&self) {
@@ -48,45 +62,136 @@ impl Swarm {
             .show_queued(self.config.shard, self.candidates.queued());
     }
 
-    /// A dial succeeded; its handshake begins on `conn`.
-    pub(crate) fn dial_established(&mut self, now: Instant, id: CandidateId, conn: ConnId) {
+    /// Candidates being dialled.
+    pub(super) fn dials(&self) -> u32 {
+        u32::try_from(self.racing.len()).expect("no more than configured")
+    }
+
+    /// A dial succeeded. [`Action::Begin`] follows if `conn` becomes the connection, at once or,
+    /// with uTP, after a while; else [`Action::AbortDial`].
+    pub(crate) fn dial_established(
+        &mut self,
+        now: Instant,
+        id: CandidateId,
+        conn: ConnId,
+        transport: Transport,
+    ) {
+        let Some(dial) = self.racing.get_mut(&id) else {
+            return;
+        };
+        match transport {
+            Transport::Tcp => dial.tcp = Some(conn),
+            Transport::Utp => dial.utp = Some(conn),
+        }
+        let outputs = dial.race.established(now, transport);
+        self.follow(now, id, outputs);
+    }
+
+    /// A dial failed, or what it established broke before it became the connection.
+    pub(crate) fn dial_failed(
+        &mut self,
+        now: Instant,
+        id: CandidateId,
+        transport: Transport,
+        timed_out: bool,
+    ) {
+        if let Some(dial) = self.racing.get_mut(&id) {
+            let outputs = dial.race.failed(now, transport, timed_out);
+            self.follow(now, id, outputs);
+        }
+    }
+
+    /// Does what the race for a candidate came to.
+    fn follow(&mut self, now: Instant, id: CandidateId, outputs: Outputs) {
+        for output in outputs {
+            match output {
+                Output::Start(transport) => self.dial(id, transport),
+                Output::Abort(transport) => self.actions.push_back(Action::AbortDial {
+                    candidate: id,
+                    transport,
+                }),
+                Output::Won(transport) => return self.dial_won(now, id, transport),
+                Output::Failed { timed_out } => return self.dial_lost(now, id, timed_out),
+            }
+        }
+        if let Some(dial) = self.racing.get(&id) {
+            self.candidates.rearm(id, dial.race.deadline());
+        }
+    }
+
+    fn dial(&mut self, id: CandidateId, transport: Transport) {
+        let Some(addr) = self.candidates.get(id).map(|candidate| candidate.addr) else {
+            return;
+        };
+        match transport {
+            Transport::Tcp => self.counters.dials_tcp += 1,
+            Transport::Utp => self.counters.dials_utp += 1,
+        }
+        self.actions.push_back(Action::Dial {
+            candidate: id,
+            transport,
+            addr,
+        });
+    }
+
+    fn dial_won(&mut self, now: Instant, id: CandidateId, transport: Transport) {
+        let dial = self.racing.remove(&id).expect("the race has just ended");
+        let conn = match transport {
+            Transport::Tcp => dial.tcp,
+            Transport::Utp => dial.utp,
+        };
+        let conn = conn.expect("what wins was established");
         let Some(candidate) = self.candidates.get(id) else {
             return;
         };
-        let mut record = Conn::new(Transport::Tcp, candidate.addr);
+        let mut record = Conn::new(transport, candidate.addr);
         record.candidate = Some(id);
         record.initiator = true;
-        record.channel = candidate.channels.first().cloned();
+        record.channel = self.candidates.channel(id);
         let info = record.info(conn);
         self.candidates.set_state(id, State::Connection(conn));
-        self.dials -= 1;
         // The room taken for the dial is given back when the peer is admitted or the
         // connection over.
         self.outbound_handshakes += 1;
+        self.counters.handshakes_outbound += 1;
         self.emit(Event::Handshaking(info));
         self.conns.insert(conn, record);
+        self.actions.push_back(Action::Begin { conn });
         self.kick(now);
     }
 
-    /// A dial failed.
-    pub(crate) fn dial_failed(&mut self, now: Instant, id: CandidateId, timed_out: bool) {
-        let Some(candidate) = self.candidates.get(id) else {
-            return;
-        };
-        if candidate.state != State::Dialling {
-            return;
-        }
-        let peer = candidate.peer();
-        self.end_dial();
-        self.emit(Event::ConnectFailed { peer, timed_out });
+    fn dial_lost(&mut self, now: Instant, id: CandidateId, timed_out: bool) {
+        self.end_dial(id, timed_out);
+        self.counters.dials_failed += 1;
+        self.counters.dials_timed_out += u64::from(timed_out);
         self.failed_attempt(now, id);
         self.made_room(now);
     }
 
-    /// Gives back what a dial in progress holds.
-    pub(super) fn end_dial(&mut self) {
-        self.dials -= 1;
+    /// Ends the dials of a candidate that is not wanted any more.
+    pub(super) fn give_dial_up(&mut self, id: CandidateId) {
+        let Some(dial) = self.racing.get(&id) else {
+            return;
+        };
+        for output in dial.race.give_up() {
+            if let Output::Abort(transport) = output {
+                self.actions.push_back(Action::AbortDial {
+                    candidate: id,
+                    transport,
+                });
+            }
+        }
+        self.counters.dials_given_up += 1;
+        self.end_dial(id, false);
+    }
+
+    /// Gives back what a dial in progress holds, and reports its end.
+    fn end_dial(&mut self, id: CandidateId, timed_out: bool) {
+        self.racing.remove(&id);
         self.counts.release_dial();
+        if let Some(peer) = self.candidates.peer(id) {
+            self.emit(Event::ConnectFailed { peer, timed_out });
+        }
     }
 
     /// Plans the next attempt, or gives the candidate up.
@@ -100,8 +205,9 @@ impl Swarm {
                 self.candidates.wait(id, at, retries + 1);
             }
             None => {
-                if let Some(candidate) = self.candidates.forget(id) {
-                    self.emit(Event::PeerDropped(candidate.peer()));
+                if let Some(peer) = self.candidates.forget(id) {
+                    self.counters.drops += 1;
+                    self.emit(Event::PeerDropped(peer));
                 }
             }
         }
@@ -119,12 +225,12 @@ impl Swarm {
     /// The retries so far of a candidate to dial again. One that was banned, or whose channels
     /// were all left, while there was a connection to it is forgotten now.
     fn wanted(&mut self, now: Instant, id: CandidateId) -> Option<u8> {
-        let candidate = self.candidates.get(id)?;
-        if candidate.channels.is_empty() || self.bans.addr(now, candidate.addr) {
+        let (addr, retries) = self.candidates.get(id).map(|c| (c.addr, c.retries))?;
+        if self.candidates.is_unwanted(id) || self.bans.addr(now, addr) {
             self.candidates.forget(id);
             return None;
         }
-        Some(candidate.retries)
+        Some(retries)
     }
 
     /// ±10 %, so that two sides that refuse each other do not stay in step.
@@ -134,7 +240,7 @@ impl Swarm {
 
     /// The peer that linked candidates lead to is not connected any more.
     pub(super) fn peer_gone(&mut self, now: Instant, peer: &PeerId) {
-        for id in self.candidates.take_linked(peer) {
+        while let Some(id) = self.candidates.pop_linked(peer) {
             self.requeue(now, id);
         }
     }
@@ -171,8 +277,10 @@ impl Swarm {
         for id in expired.drain(..) {
             match self.candidates.get(id).map(|candidate| &candidate.state) {
                 Some(State::Dialling) => {
-                    self.actions.push_back(Action::AbortDial { candidate: id });
-                    self.dial_failed(now, id, true);
+                    if let Some(dial) = self.racing.get_mut(&id) {
+                        let outputs = dial.race.expire(now);
+                        self.follow(now, id, outputs);
+                    }
                 }
                 Some(State::Waiting) => self.candidates.enqueue(id),
                 _ => {}

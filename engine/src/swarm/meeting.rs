@@ -1,6 +1,5 @@
 //! Connections from their handshake to their end.
 
-use super::candidates::State;
 use super::conns::{Conn, Stage};
 use super::message::{Contender, PeerMessage};
 use super::{Action, BanTarget, Swarm};
@@ -12,6 +11,10 @@ use std::net::SocketAddr;
 impl Swarm {
     /// Judges an inbound connection before anything is said. `Ok` is followed by
     /// [`inbound_started`](Self::inbound_started).
+    ///
+    /// A uTP connection counts, and is judged, from its first data on: the original dials both
+    /// transports at once, so a peer that comes over TCP leaves a uTP one behind that never
+    /// says anything.
     pub(crate) fn inbound(
         &mut self,
         now: Instant,
@@ -40,6 +43,14 @@ impl Swarm {
         addr: SocketAddr,
         reason: RefuseReason,
     ) {
+        let counters = &mut self.counters;
+        *match reason {
+            RefuseReason::Banned => &mut counters.inbound_banned,
+            RefuseReason::Whitelist => &mut counters.inbound_not_whitelisted,
+            RefuseReason::TooManyConnections => &mut counters.inbound_full,
+            RefuseReason::TooManyHandshakes => &mut counters.inbound_half_open,
+            RefuseReason::TableFull => &mut counters.inbound_table_full,
+        } += 1;
         self.emit(Event::ConnectionRefused {
             addr,
             transport,
@@ -51,6 +62,7 @@ impl Swarm {
     pub(crate) fn inbound_started(&mut self, conn: ConnId, addr: SocketAddr, transport: Transport) {
         let record = Conn::new(transport, addr);
         self.half_open += 1;
+        self.counters.handshakes_inbound += 1;
         self.emit(Event::Handshaking(record.info(conn)));
         self.conns.insert(conn, record);
     }
@@ -61,13 +73,13 @@ impl Swarm {
             return;
         };
         record.peer = Some(peer.clone());
-        let candidate = record.candidate;
+        let (candidate, addr) = (record.candidate, record.addr);
         if peer == self.config.id {
             record.stage = Stage::Refused;
-            if let Some(candidate) = candidate.and_then(|id| self.candidates.forget(id)) {
+            self.counters.selves_detected += 1;
+            if let Some(peer) = candidate.and_then(|id| self.candidates.forget(id)) {
                 self.bans
-                    .add(now, BanTarget::Addr(candidate.addr), Instant::FAR_FUTURE);
-                let peer = candidate.peer();
+                    .add(now, BanTarget::Addr(peer.addr), Instant::FAR_FUTURE);
                 self.emit(Event::PeerBanned {
                     peer,
                     reason: BanReason::DetectedSelf,
@@ -75,8 +87,9 @@ impl Swarm {
             }
             return self.close(conn, CloseReason::DetectedSelf);
         }
-        if self.bans.peer(now, &peer) {
+        if self.bans.addr(now, addr) || self.bans.peer(now, &peer) {
             record.stage = Stage::Refused;
+            self.counters.peers_banned += 1;
             return self.close(conn, CloseReason::Banned);
         }
         record.stage = Stage::Claiming;
@@ -85,6 +98,7 @@ impl Swarm {
             initiator: record.initiator,
             transport: record.transport,
         };
+        self.counters.claims_sent += 1;
         let home = self.homes.of_peer(&peer);
         self.send(now, home, PeerMessage::Claim { peer, contender });
     }
@@ -98,6 +112,7 @@ impl Swarm {
             record.stage = Stage::Late;
         }
         let info = record.info(conn);
+        self.counters.handshakes_timed_out += 1;
         self.emit(Event::HandshakeTimeout(info));
     }
 
@@ -114,7 +129,15 @@ impl Swarm {
         if record.stage != Stage::Claiming {
             return;
         }
+        let banned = |peer| self.bans.peer(now, peer);
+        if self.bans.addr(now, record.addr) || record.peer.as_ref().is_some_and(banned) {
+            // It holds the place at its home, which hears of the end from `closed`.
+            record.stage = Stage::Late;
+            self.counters.peers_banned += 1;
+            return self.close(conn, CloseReason::Banned);
+        }
         record.stage = Stage::Admitted;
+        self.counters.claims_granted += 1;
         let info = record.info(conn);
         let initiator = info.initiator;
         self.end_handshake(initiator);
@@ -137,8 +160,11 @@ impl Swarm {
         record.stage = Stage::Refused;
         if reason == CloseReason::Redundant {
             let info = record.info(conn);
+            self.counters.redundant_refused += 1;
             self.link(conn);
             self.emit(Event::RedundantConnection(info));
+        } else {
+            self.counters.claims_over_limit += 1;
         }
         self.close(conn, reason);
     }
@@ -150,6 +176,7 @@ impl Swarm {
             return;
         };
         let info = record.info(conn);
+        self.counters.redundant_replaced += 1;
         self.link(conn);
         self.emit(Event::RedundantConnection(info));
         self.close(conn, CloseReason::Redundant);
@@ -161,7 +188,7 @@ impl Swarm {
             return;
         };
         if let (Some(id), Some(peer)) = (record.candidate.take(), record.peer.clone()) {
-            self.candidates.set_state(id, State::Linked(peer));
+            self.candidates.link(id, &peer);
         }
     }
 
@@ -196,7 +223,10 @@ impl Swarm {
         });
         match record.stage {
             Stage::Admitted => self.connected -= 1,
-            Stage::Handshaking | Stage::Claiming | Stage::Late | Stage::Refused => {
+            stage => {
+                let timed_out = reason == CloseReason::HandshakeTimeout;
+                let undecided = matches!(stage, Stage::Handshaking | Stage::Claiming);
+                self.counters.handshakes_failed += u64::from(undecided && !timed_out);
                 self.end_handshake(record.initiator);
             }
         }

@@ -3,19 +3,23 @@
 
 mod bans;
 mod candidates;
+mod channels;
 mod conns;
+mod counters;
 mod counts;
 mod dialling;
 mod home;
 mod meeting;
 mod message;
 mod nets;
+mod racing;
 
 #[cfg(test)]
 mod tests;
 
 pub use bans::BanTarget;
 pub(crate) use candidates::CandidateId;
+pub use counters::SwarmCounters;
 pub(crate) use counts::SharedCounts;
 pub(crate) use message::{Homes, PeerMessage};
 
@@ -24,7 +28,8 @@ use crate::names::{ChannelKey, ConnId, PeerId};
 use bans::Bans;
 use candidates::{Added, Candidates, State};
 use conns::Conns;
-use flock_transport::{CloseReason, Instant};
+use dialling::Dial;
+use flock_transport::{CloseReason, Instant, Transport};
 use hashbrown::HashMap;
 use home::{Home, Verdicts};
 use ipnet::IpNet;
@@ -47,10 +52,13 @@ pub(crate) struct SwarmConfig {
     pub(crate) candidates: u32,
     /// Empty: everybody.
     pub(crate) whitelist: Vec<IpNet>,
+    /// For TCP.
     pub(crate) connect_timeout: Duration,
+    /// The same for uTP, which is dialled along with TCP; none: TCP alone.
+    pub(crate) utp: Option<Duration>,
     pub(crate) retry: [Duration; 4],
     pub(crate) keep_existing: bool,
-    /// Dials at a time.
+    /// Candidates dialled at a time.
     pub(crate) dials: u32,
 }
 
@@ -71,10 +79,17 @@ pub(crate) enum Action {
     /// Dial; the answer is `dial_established` or `dial_failed`.
     Dial {
         candidate: CandidateId,
+        transport: Transport,
         addr: SocketAddr,
     },
-    /// Give the dial up, without an answer.
-    AbortDial { candidate: CandidateId },
+    /// Give the dial up, or the connection that it established and that has not begun its
+    /// handshake: without an answer.
+    AbortDial {
+        candidate: CandidateId,
+        transport: Transport,
+    },
+    /// Begin the handshake of a connection that was dialled.
+    Begin { conn: ConnId },
     /// Report the connection and hand it to the application, unless its transport has broken
     /// meanwhile: then `closed` follows alone.
     Admit(ConnectionInfo),
@@ -97,12 +112,14 @@ pub(crate) struct Swarm {
     candidates: Candidates,
     conns: Conns,
     joined: HashMap<ChannelKey, bool, ahash::RandomState>,
+    /// What is being dialled.
+    racing: HashMap<CandidateId, Dial, ahash::RandomState>,
+    counters: SwarmCounters,
     actions: VecDeque<Action>,
     verdicts: Verdicts,
     expired: Vec<CandidateId>,
     rng: SmallRng,
     suspended: bool,
-    dials: u32,
     half_open: u32,
     outbound_handshakes: u32,
     connected: u32,
@@ -124,12 +141,13 @@ impl Swarm {
             candidates: Candidates::new(config.candidates, hasher(3)),
             conns: Conns::new(),
             joined: HashMap::with_hasher(hasher(4)),
+            racing: HashMap::with_hasher(hasher(6)),
+            counters: SwarmCounters::default(),
             actions: VecDeque::new(),
             verdicts: Vec::new(),
             expired: Vec::new(),
             rng: SmallRng::seed_from_u64(seed),
             suspended: false,
-            dials: 0,
             half_open: 0,
             outbound_handshakes: 0,
             connected: 0,
@@ -144,7 +162,7 @@ impl Swarm {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        let connecting = self.dials + self.half_open + self.outbound_handshakes;
+        let connecting = self.dials() + self.half_open + self.outbound_handshakes;
         Stats {
             connecting: connecting.into(),
             queued: self.candidates.queued().into(),
@@ -173,8 +191,8 @@ impl Swarm {
         if self.joined.remove(channel).is_none() {
             return;
         }
-        for id in self.candidates.ids() {
-            if self.candidates.leave(id, channel) {
+        while let Some((id, alone)) = self.candidates.leave(channel) {
+            if alone {
                 self.forget_unless_connected(id);
             }
         }
@@ -189,26 +207,32 @@ impl Swarm {
             retries: 0,
         };
         if let Some(reason) = self.rejects(now, addr) {
-            return self.emit(Event::PeerRejected { peer, reason });
+            return self.reject(peer, reason);
         }
         match self.candidates.add(channel, addr) {
-            Added::New | Added::Channel => self.emit(Event::Peer(peer)),
+            Added::New => {
+                self.counters.candidates_added += 1;
+                self.emit(Event::Peer(peer));
+            }
+            Added::Channel => self.emit(Event::Peer(peer)),
             Added::Known(id) => {
                 let retries = self.candidates.get(id).map_or(0, |c| u32::from(c.retries));
-                let peer = Peer { retries, ..peer };
-                self.emit(Event::PeerRejected {
-                    peer,
-                    reason: RejectReason::Duplicate,
-                });
+                self.reject(Peer { retries, ..peer }, RejectReason::Duplicate);
             }
-            Added::Full => {
-                self.emit(Event::PeerRejected {
-                    peer,
-                    reason: RejectReason::TooManyCandidates,
-                });
-            }
+            Added::Full => self.reject(peer, RejectReason::TooManyCandidates),
         }
         self.kick(now);
+    }
+
+    fn reject(&mut self, peer: Peer, reason: RejectReason) {
+        let counters = &mut self.counters;
+        *match reason {
+            RejectReason::Duplicate => &mut counters.candidates_duplicate,
+            RejectReason::Banned => &mut counters.candidates_banned,
+            RejectReason::Whitelist => &mut counters.candidates_not_whitelisted,
+            RejectReason::TooManyCandidates => &mut counters.candidates_refused,
+        } += 1;
+        self.emit(Event::PeerRejected { peer, reason });
     }
 
     fn rejects(&self, now: Instant, addr: SocketAddr) -> Option<RejectReason> {
@@ -255,18 +279,10 @@ impl Swarm {
                 }
                 known.into_iter().collect()
             }
-            BanTarget::Net(net) => {
-                let mut ids = self.candidates.ids();
-                ids.retain(|id| {
-                    self.candidates
-                        .get(*id)
-                        .is_some_and(|c| net.contains(&c.addr.ip()))
-                });
-                ids
-            }
+            BanTarget::Net(net) => self.candidates.within(net),
         };
         for id in hit {
-            let Some(mut peer) = self.candidates.get(id).map(candidates::Candidate::peer) else {
+            let Some(mut peer) = self.candidates.peer(id) else {
                 continue;
             };
             peer.channel = channel.cloned().unwrap_or(peer.channel);
@@ -283,9 +299,13 @@ impl Swarm {
         self.bans.remove(target);
     }
 
-    /// Bans that found no room in the table.
-    pub(crate) fn bans_refused(&self) -> u64 {
-        self.bans.refused()
+    /// What was counted since the start.
+    pub(crate) fn counters(&self) -> SwarmCounters {
+        SwarmCounters {
+            channels_refused: self.candidates.channels_refused(),
+            bans_refused: self.bans.refused(),
+            ..self.counters
+        }
     }
 
     fn forget_unless_connected(&mut self, id: CandidateId) {
@@ -294,15 +314,7 @@ impl Swarm {
         };
         match candidate.state {
             State::Connection(_) => return,
-            State::Dialling => {
-                let peer = candidate.peer();
-                self.actions.push_back(Action::AbortDial { candidate: id });
-                self.end_dial();
-                self.emit(Event::ConnectFailed {
-                    peer,
-                    timed_out: false,
-                });
-            }
+            State::Dialling => self.give_dial_up(id),
             _ => {}
         }
         self.candidates.forget(id);

@@ -25,10 +25,16 @@ fn config(shard: u16, shards: u16) -> SwarmConfig {
         candidates: 8,
         whitelist: Vec::new(),
         connect_timeout: Duration::from_secs(3),
+        utp: None,
         retry: [1, 1, 5, 15].map(Duration::from_secs),
         keep_existing: false,
         dials: 3,
     }
+}
+
+fn dialling(shard: u16, candidate: CandidateId, transport: Transport) -> Dialling {
+    let utp = transport == Transport::Utp;
+    (shard, candidate.slot, candidate.generation, utp)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,13 +46,18 @@ enum Life {
     Admitted,
 }
 
+/// A dial under way: shard, candidate's slot and generation, whether it is uTP.
+type Dialling = (u16, u32, u32, bool);
+
 /// Shards without sockets: what the swarms ask for is done at once or when the seed says.
 struct World {
     swarms: Vec<Swarm>,
     counts: Arc<SharedCounts>,
     homes: Homes,
     mail: BTreeMap<(u16, u16), VecDeque<PeerMessage>>,
-    dials: BTreeSet<(u16, u32, u32)>,
+    dials: BTreeSet<Dialling>,
+    /// Established, not yet told to begin: with the way to abort it.
+    standing: BTreeMap<ConnId, Dialling>,
     conns: BTreeMap<ConnId, (Life, u8)>,
     events: BTreeMap<ConnId, Vec<&'static str>>,
     banned: BTreeSet<SocketAddr>,
@@ -64,6 +75,7 @@ impl World {
         let swarm = |shard| {
             let config = SwarmConfig {
                 keep_existing,
+                utp: (seed % 3 == 1).then_some(Duration::from_secs(4)),
                 ..config(shard, shards)
             };
             let mut swarm = Swarm::new(config, counts.clone(), seed);
@@ -77,6 +89,7 @@ impl World {
             homes: Homes::new(7, shards),
             mail: BTreeMap::new(),
             dials: BTreeSet::new(),
+            standing: BTreeMap::new(),
             conns: BTreeMap::new(),
             events: BTreeMap::new(),
             limit,
@@ -112,22 +125,39 @@ impl World {
     fn carry_out(&mut self, shard: u16) {
         while let Some(action) = self.swarm(shard).poll_action() {
             match action {
-                Action::Dial { candidate, addr } => {
+                Action::Dial {
+                    candidate,
+                    transport,
+                    addr,
+                } => {
                     assert!(self.joined, "the only channel was left");
                     assert!(
                         !self.banned.contains(&addr),
                         "dials {addr}, which is banned"
                     );
-                    assert!(
-                        self.dials
-                            .insert((shard, candidate.slot, candidate.generation))
-                    );
+                    let dial = dialling(shard, candidate, transport);
+                    assert!(self.dials.insert(dial), "dials {addr} twice");
                 }
-                Action::AbortDial { candidate } => {
-                    assert!(
-                        self.dials
-                            .remove(&(shard, candidate.slot, candidate.generation))
-                    );
+                Action::AbortDial {
+                    candidate,
+                    transport,
+                } => {
+                    let dial = dialling(shard, candidate, transport);
+                    let stood = self.standing.len();
+                    self.standing.retain(|_, other| *other != dial);
+                    assert_ne!(self.dials.remove(&dial), self.standing.len() < stood);
+                }
+                Action::Begin { conn } => {
+                    let (_, slot, generation, _) =
+                        self.standing.remove(&conn).expect("what is established");
+                    let id = CandidateId { slot, generation };
+                    let addr = self.swarm(shard).candidates.get(id).unwrap().addr;
+                    let SocketAddr::V4(v4) = addr else {
+                        unreachable!()
+                    };
+                    // Several addresses lead to the same peer, and some to ourselves.
+                    self.conns
+                        .insert(conn, (Life::Handshaking, v4.ip().octets()[3] % PEERS));
                 }
                 Action::Admit(info) => {
                     let life = self.conns.get_mut(&info.conn).expect("a live connection");
@@ -166,7 +196,7 @@ impl World {
 
     fn random_operation(&mut self) {
         let now = self.now;
-        match self.rng.random_range(0..16) {
+        match self.rng.random_range(0..17) {
             0 | 1 if self.joined => {
                 let addr = SocketAddr::from(([10, 0, 0, self.rng.random_range(0..ADDRS)], 1));
                 let shard = self.homes.of_addr(addr);
@@ -200,6 +230,7 @@ impl World {
             11 => self.advance(),
             12 => self.run_out_of_time(),
             13 => self.change_policy(),
+            14 => self.break_what_stands(),
             _ => {
                 self.deliver_one();
             }
@@ -207,25 +238,33 @@ impl World {
     }
 
     fn answer_a_dial(&mut self) {
-        let Some((shard, slot, generation)) = self.pick(self.dials.clone().into_iter()) else {
+        let Some(dial) = self.pick(self.dials.clone().into_iter()) else {
             return;
         };
-        self.dials.remove(&(shard, slot, generation));
+        self.dials.remove(&dial);
+        let (shard, slot, generation, utp) = dial;
         let (now, id) = (self.now, CandidateId { slot, generation });
+        let transport = if utp { Transport::Utp } else { Transport::Tcp };
         if self.rng.random_bool(0.7) {
             let conn = self.conn_id(shard);
-            let addr = self.swarm(shard).candidates.get(id).unwrap().addr;
-            let SocketAddr::V4(v4) = addr else {
-                unreachable!()
-            };
-            // Several addresses lead to the same peer, and some to ourselves.
-            self.conns
-                .insert(conn, (Life::Handshaking, v4.ip().octets()[3] % PEERS));
-            self.swarm(shard).dial_established(now, id, conn);
+            self.standing.insert(conn, dial);
+            self.swarm(shard).dial_established(now, id, conn, transport);
         } else {
-            self.swarm(shard).dial_failed(now, id, false);
+            self.swarm(shard).dial_failed(now, id, transport, false);
         }
         self.carry_out(shard);
+    }
+
+    /// A connection breaks that waits for the other transport.
+    fn break_what_stands(&mut self) {
+        if let Some((_, dial)) = self.standing.pop_first() {
+            let (shard, slot, generation, utp) = dial;
+            assert!(utp, "TCP waits for nobody");
+            let (now, id) = (self.now, CandidateId { slot, generation });
+            self.swarm(shard)
+                .dial_failed(now, id, Transport::Utp, false);
+            self.carry_out(shard);
+        }
     }
 
     fn finish_a_handshake(&mut self) {
@@ -332,7 +371,9 @@ impl World {
             connecting += swarm.stats().connecting;
             connected += swarm.stats().connected;
         }
-        let unfinished = self.conns.len() - admitted.len() + self.dials.len();
+        let under_way = self.dials.iter().chain(self.standing.values());
+        let dialled: BTreeSet<_> = under_way.map(|(shard, slot, _, _)| (shard, slot)).collect();
+        let unfinished = self.conns.len() - admitted.len() + dialled.len();
         assert_eq!(
             (connecting, connected),
             (unfinished as u64, admitted.len() as u64)
@@ -351,7 +392,7 @@ impl World {
         if room {
             self.counts.release_dial();
             for swarm in &self.swarms {
-                let idle = swarm.dials < swarm.config.dials;
+                let idle = swarm.dials() < swarm.config.dials;
                 assert!(
                     !idle || swarm.stats().queued == 0,
                     "queued candidates and room"
@@ -365,10 +406,13 @@ impl World {
         for swarm in &mut self.swarms {
             swarm.suspend_starts(now, true);
         }
-        while let Some((shard, slot, generation)) = self.dials.pop_first() {
-            let now = self.now;
-            self.swarm(shard)
-                .dial_failed(now, CandidateId { slot, generation }, false);
+        while !self.standing.is_empty() {
+            self.break_what_stands();
+        }
+        while let Some((shard, slot, generation, utp)) = self.dials.pop_first() {
+            let (now, id) = (self.now, CandidateId { slot, generation });
+            let transport = if utp { Transport::Utp } else { Transport::Tcp };
+            self.swarm(shard).dial_failed(now, id, transport, false);
             self.carry_out(shard);
         }
         while let Some(conn) = self.conns.keys().next().copied() {
@@ -450,7 +494,7 @@ fn retries_follow_the_table_and_end_in_a_drop() {
             match action {
                 Action::Dial { candidate, .. } => {
                     dialled.push((now - start).as_secs_f64());
-                    swarm.dial_failed(now, candidate, false);
+                    swarm.dial_failed(now, candidate, Transport::Tcp, false);
                 }
                 Action::Emit(Event::PeerDropped(peer)) => {
                     assert_eq!(peer.retries, 4);

@@ -36,18 +36,28 @@ fn drain(swarm: &mut Swarm) -> (Vec<&'static str>, Vec<CandidateId>) {
             Action::Emit(event) => events.push(event.name()),
             Action::Dial { candidate, .. } => dials.push(candidate),
             Action::Admit(_) => events.push("connection"),
-            Action::Close { .. } | Action::AbortDial { .. } => {}
+            Action::Close { .. } | Action::AbortDial { .. } | Action::Begin { .. } => {}
             Action::Send { .. } => panic!("one shard has nobody to write to"),
         }
     }
     (events, dials)
 }
 
+fn dials(swarm: &mut Swarm) -> Vec<CandidateId> {
+    let dial = |action| match action {
+        Action::Dial { candidate, .. } => Some(candidate),
+        _ => None,
+    };
+    std::iter::from_fn(|| swarm.poll_action())
+        .filter_map(dial)
+        .collect()
+}
+
 /// A connection that this side dialled, to peer 9, admitted.
 fn connected(swarm: &mut Swarm) -> ConnId {
     swarm.add_peer(at(1), "c".into(), addr(1));
     let (_, dials) = drain(swarm);
-    swarm.dial_established(at(1), dials[0], conn(1));
+    swarm.dial_established(at(1), dials[0], conn(1), Transport::Tcp);
     swarm.handshake_done(at(1), conn(1), peer(9));
     let (events, _) = drain(swarm);
     assert_eq!(events, ["handshaking", "connection"]);
@@ -83,7 +93,7 @@ fn after_a_connection_the_retries_begin_anew_as_the_originals_do() {
         for dial in dials {
             waits.push((now - last).as_millis());
             last = now;
-            swarm.dial_failed(now, dial, false);
+            swarm.dial_failed(now, dial, Transport::Tcp, false);
         }
         if let Some(next) = swarm.next_deadline() {
             now = next;
@@ -110,12 +120,57 @@ fn an_address_banned_while_connected_is_not_dialled_again() {
     assert_eq!(drain(&mut swarm).0, ["connection-closed", "peer-rejected"]);
 }
 
+/// The way into the table is open before the ban, and has to be shut behind it.
+#[test]
+fn what_is_banned_during_its_handshake_is_not_admitted() {
+    let bans: [BanTarget; 3] = [addr(1).into(), addr(1).ip().into(), peer(9).into()];
+    for (nth, ban) in (0u32..).zip(bans.iter().cycle().take(12)) {
+        // Dialled or not; banned before the id is known, or between claim and answer.
+        let (inbound, claiming) = (nth % 2 == 0, nth >= 6);
+        let counts = Arc::new(SharedCounts::new(2, 0));
+        let homes = Homes::new(7, 2);
+        let at_home = homes.of_peer(&peer(9));
+        let mut swarm = Swarm::new(config(1 - at_home, 2), counts.clone(), 1);
+        if inbound {
+            swarm.inbound(at(1), Transport::Tcp, addr(1)).unwrap();
+            swarm.inbound_started(conn(1), addr(1), Transport::Tcp);
+        } else {
+            swarm.add_peer(at(1), "c".into(), addr(1));
+            let dials = dials(&mut swarm);
+            swarm.dial_established(at(1), dials[0], conn(1), Transport::Tcp);
+        }
+        if claiming {
+            swarm.handshake_done(at(1), conn(1), peer(9));
+            swarm.ban(at(1), ban, None, None);
+            swarm.message(at(1), PeerMessage::Granted { conn: conn(1) });
+        } else {
+            swarm.ban(at(1), ban, None, None);
+            swarm.handshake_done(at(1), conn(1), peer(9));
+        }
+        let actions: Vec<_> = std::iter::from_fn(|| swarm.poll_action()).collect();
+        let closes = |action: &Action| matches!(action, Action::Close { reason, .. } if *reason == CloseReason::Banned);
+        assert!(actions.iter().any(closes), "{ban:?} {nth}: {actions:?}");
+        let admits = |action: &Action| matches!(action, Action::Admit(_));
+        assert!(!actions.iter().any(admits), "{ban:?} {nth}: {actions:?}");
+        swarm.closed(at(1), conn(1), CloseReason::Banned, 33, 33);
+        let released = std::iter::from_fn(|| swarm.poll_action()).any(
+            |action| matches!(action, Action::Send { shard, message: PeerMessage::Release { .. } } if shard == at_home),
+        );
+        assert_eq!(released, claiming, "the home has to know if it was asked");
+        assert_eq!(
+            (swarm.next_deadline(), swarm.stats()),
+            (None, Stats::default())
+        );
+        assert_eq!(swarm.counters().peers_banned, 1);
+    }
+}
+
 #[test]
 fn a_channel_left_during_the_handshake_is_not_dialled_for_again() {
     let mut swarm = swarm(0);
     swarm.add_peer(at(1), "c".into(), addr(1));
     let (_, dials) = drain(&mut swarm);
-    swarm.dial_established(at(1), dials[0], conn(1));
+    swarm.dial_established(at(1), dials[0], conn(1), Transport::Tcp);
     swarm.leave(at(1), &"c".into());
     close(&mut swarm, conn(1));
     assert_eq!(swarm.next_deadline(), None, "nothing is planned");
@@ -129,7 +184,7 @@ fn the_way_to_a_connected_peer_is_not_dialled_until_it_has_gone() {
     // ours stays, and the first address is the one that waits.
     swarm.add_peer(at(1), "c".into(), addr(2));
     let (_, dials) = drain(&mut swarm);
-    swarm.dial_established(at(1), dials[0], conn(2));
+    swarm.dial_established(at(1), dials[0], conn(2), Transport::Tcp);
     swarm.handshake_done(at(1), conn(2), peer(9));
     assert_eq!(drain(&mut swarm).0, ["handshaking", "redundant-connection"]);
     swarm.closed(at(1), first, CloseReason::Redundant, 33, 33);
@@ -150,7 +205,7 @@ fn we_are_not_our_own_peer() {
     let mut swarm = swarm(0);
     swarm.add_peer(at(1), "c".into(), addr(1));
     let (_, dials) = drain(&mut swarm);
-    swarm.dial_established(at(1), dials[0], conn(1));
+    swarm.dial_established(at(1), dials[0], conn(1), Transport::Tcp);
     swarm.handshake_done(at(1), conn(1), own());
     let actions: Vec<_> = std::iter::from_fn(|| swarm.poll_action()).collect();
     let closes = |action: &Action| matches!(action, Action::Close { reason, .. } if *reason == CloseReason::DetectedSelf);
