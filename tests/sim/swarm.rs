@@ -327,6 +327,39 @@ impl Run {
         });
     }
 
+    /// The engine's sums of what it decided are those of the events it reported.
+    fn compare_sums(&self) {
+        let sums = self.flock.counters().counters.swarm;
+        let refused = sums.inbound_banned
+            + sums.inbound_not_whitelisted
+            + sums.inbound_full
+            + sums.inbound_half_open
+            + sums.inbound_table_full;
+        let redundant = sums.redundant_refused + sums.redundant_replaced;
+        let counted = [
+            refused,
+            refused + sums.handshakes_inbound,
+            redundant,
+            sums.handshakes_timed_out,
+        ];
+        self.feed.check(|checker| {
+            let seen = [
+                checker.refused(),
+                checker.arrivals(),
+                checker.redundant(),
+                checker.timeouts(),
+            ];
+            if seen != counted {
+                checker.violation(format!("the sums are {counted:?}, reported were {seen:?}"));
+            }
+            // One that broke just before it was handed over was granted, but not reported.
+            let admissions = checker.admissions();
+            if sums.claims_granted < admissions || sums.claims_sent < sums.claims_granted {
+                checker.violation(format!("{admissions} admissions, but {sums:?}"));
+            }
+        });
+    }
+
     /// Panics with everything one needs to know when something was wrong.
     fn judge(&self) {
         for peer in self.peers() {
@@ -378,6 +411,7 @@ fn mixed(seed: u64) -> ((u64, u64), BTreeMap<&'static str, u64>) {
         run.compare_arrivals();
     }
     run.shut_down();
+    run.compare_sums();
     run.judge();
     assert_eq!(run.world.streams(), 0, "seed {seed}: streams are left");
     let mut reached = run.world.probes();

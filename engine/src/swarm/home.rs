@@ -107,15 +107,14 @@ impl Home {
         let rival = waiting.or((!held.yielding).then_some(held.holder));
         let loses = rival
             .is_some_and(|rival| first_wins(&self.own, &held.peer, self.keep_existing, rival, new));
-        let more = held.more.get_or_insert_default();
         if loses {
-            more.link(new);
+            held.link(new);
             out.push(refused(new.conn, CloseReason::Redundant));
             return;
         }
-        more.next = Some(new);
+        held.more.get_or_insert_default().next = Some(new);
         if let Some(loser) = rival {
-            more.link(loser);
+            held.link(loser);
         }
         if let Some(loser) = waiting {
             out.push(refused(loser.conn, CloseReason::Redundant));
@@ -171,12 +170,16 @@ fn refused(conn: ConnId, reason: CloseReason) -> (u16, PeerMessage) {
     (conn.shard, PeerMessage::Refused { conn, reason })
 }
 
-impl More {
+impl Held {
     /// Remembers that an outbound connection that lost leaves its candidate linked to the peer.
+    /// Peers that dial us again and again, as the original does, cost nothing.
     fn link(&mut self, loser: Contender) {
-        let shard = loser.conn.shard;
-        if loser.initiator && !self.linked.contains(&shard) {
-            self.linked.push(shard);
+        if !loser.initiator {
+            return;
+        }
+        let linked = &mut self.more.get_or_insert_default().linked;
+        if !linked.contains(&loser.conn.shard) {
+            linked.push(loser.conn.shard);
         }
     }
 }
@@ -334,9 +337,87 @@ mod tests {
         }
     }
 
+    /// Every case there is, as the original decides it: who dialled the old connection and over
+    /// what, the same of the new one, and which of the two stays when our id is the smaller one
+    /// and when it is the larger one.
     #[test]
-    fn a_connected_peer_costs_little() {
-        let home = size_of::<Held>();
-        assert!(home <= 80, "{home}");
+    fn which_of_two_connections_stays() {
+        const CASES: &str = "
+            ours   tcp  ours   tcp   new  old
+            ours   tcp  ours   utp   old  old
+            ours   tcp  theirs tcp   old  new
+            ours   tcp  theirs utp   old  old
+            ours   utp  ours   tcp   new  new
+            ours   utp  ours   utp   new  old
+            ours   utp  theirs tcp   new  new
+            ours   utp  theirs utp   old  new
+            theirs tcp  ours   tcp   new  old
+            theirs tcp  ours   utp   old  old
+            theirs tcp  theirs tcp   old  new
+            theirs tcp  theirs utp   old  old
+            theirs utp  ours   tcp   new  new
+            theirs utp  ours   utp   new  old
+            theirs utp  theirs tcp   new  new
+            theirs utp  theirs utp   old  new";
+        let (low, high) = (PeerId::new(&[1]).unwrap(), PeerId::new(&[2]).unwrap());
+        let contend = |own: &PeerId, peer: &PeerId, old: Contender, new: Contender| {
+            let hasher = ahash::RandomState::with_seeds(1, 2, 3, 4);
+            let counts = Arc::new(SharedCounts::new(1, 1));
+            let mut home = Home::new(own.clone(), false, counts, hasher);
+            let mut out = Vec::new();
+            home.claim(peer.clone(), old, &mut out);
+            home.claim(peer.clone(), new, &mut out);
+            match out.pop() {
+                Some((0, PeerMessage::Refused { conn, .. })) if conn == new.conn => "old",
+                Some((0, PeerMessage::Yield { conn })) if conn == old.conn => "new",
+                other => panic!("{other:?}"),
+            }
+        };
+        for case in CASES.lines().skip(1) {
+            let words: Vec<&str> = case.split_whitespace().collect();
+            let [who, over, new_who, new_over, if_smaller, if_larger] = words[..] else {
+                panic!("{case}")
+            };
+            let transport = |over| match over {
+                "tcp" => Transport::Tcp,
+                _ => Transport::Utp,
+            };
+            let old = contender(1, who == "ours", transport(over));
+            let new = contender(2, new_who == "ours", transport(new_over));
+            assert_eq!(contend(&low, &high, old, new), if_smaller, "{case}");
+            assert_eq!(contend(&high, &low, old, new), if_larger, "{case}");
+            // The other side has the other view of the same two, and comes to the same end.
+            let mirrored = |c: Contender| contender(c.conn.slot, !c.initiator, c.transport);
+            let seen = contend(&high, &low, mirrored(old), mirrored(new));
+            assert_eq!(seen, if_smaller, "{case}");
+            // In the other order, too, unless one side dialled both over one transport: then
+            // the smaller id keeps its newer connection and the larger its older one.
+            if who != new_who || over != new_over {
+                let other = if if_smaller == "old" { "new" } else { "old" };
+                assert_eq!(contend(&low, &high, new, old), other, "{case}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_connected_peer_costs_little_however_often_it_dials() {
+        let held = size_of::<Held>();
+        assert!(held <= 80, "{held}");
+        let (own, peer) = (PeerId::new(&[1]).unwrap(), PeerId::new(&[2]).unwrap());
+        let hasher = ahash::RandomState::with_seeds(1, 2, 3, 4);
+        let mut home = Home::new(own, false, Arc::new(SharedCounts::new(1, 0)), hasher);
+        let mut out = Vec::new();
+        for slot in 0..5 {
+            home.claim(
+                peer.clone(),
+                contender(slot, false, Transport::Tcp),
+                &mut out,
+            );
+        }
+        assert!(
+            out.drain(1..)
+                .all(|(_, verdict)| matches!(verdict, PeerMessage::Refused { .. }))
+        );
+        assert!(home.peers.iter().all(|(_, held)| held.more.is_none()));
     }
 }

@@ -200,6 +200,118 @@ fn the_way_to_a_connected_peer_is_not_dialled_until_it_has_gone() {
     assert_eq!(drain(&mut swarm).1.len(), 2, "both addresses are tried");
 }
 
+/// A swarm that dials both transports, with the two dials of one candidate under way.
+fn both_dialled() -> (Swarm, CandidateId) {
+    let config = SwarmConfig {
+        utp: Some(Duration::from_secs(4)),
+        ..config(0, 1)
+    };
+    let mut swarm = Swarm::new(config, Arc::new(SharedCounts::new(1, 1)), 1);
+    swarm.join("c".into(), true);
+    swarm.add_peer(at(1), "c".into(), addr(1));
+    let dials = dials(&mut swarm);
+    assert_eq!((dials.len(), swarm.stats().connecting), (2, 1));
+    assert_eq!(dials[0], dials[1]);
+    (swarm, dials[0])
+}
+
+#[test]
+fn utp_leaves_tcp_half_a_second_and_is_named_in_what_follows() {
+    let (mut swarm, id) = both_dialled();
+    swarm.dial_established(at(1), id, conn(1), Transport::Utp);
+    assert!(swarm.poll_action().is_none(), "TCP may still come");
+    let later = at(1) + Duration::from_millis(500);
+    assert!(swarm.next_deadline().is_some_and(|at| at <= later));
+    swarm.on_deadline(at(1) + Duration::from_millis(499));
+    assert!(swarm.poll_action().is_none(), "TCP may still come");
+    swarm.on_deadline(later);
+    let tcp = Transport::Tcp;
+    let aborted = swarm.poll_action();
+    assert!(
+        matches!(aborted, Some(Action::AbortDial { transport, .. }) if transport == tcp),
+        "{aborted:?}"
+    );
+    assert_eq!(drain(&mut swarm).0, ["handshaking"]);
+    assert_eq!(swarm.info(conn(1)).unwrap().transport, Transport::Utp);
+    swarm.handshake_done(later, conn(1), peer(9));
+    let admitted = swarm.poll_action();
+    assert!(
+        matches!(&admitted, Some(Action::Admit(info)) if info.transport == Transport::Utp),
+        "{admitted:?}"
+    );
+    assert_eq!((swarm.next_deadline(), swarm.stats().connected), (None, 1));
+}
+
+#[test]
+fn tcp_that_comes_in_time_takes_the_place_of_utp() {
+    let (mut swarm, id) = both_dialled();
+    swarm.dial_established(at(1), id, conn(1), Transport::Utp);
+    swarm.dial_established(at(1), id, conn(2), Transport::Tcp);
+    let aborted = swarm.poll_action();
+    assert!(
+        matches!(aborted, Some(Action::AbortDial { transport, .. }) if transport == Transport::Utp),
+        "{aborted:?}"
+    );
+    assert_eq!(drain(&mut swarm).0, ["handshaking"]);
+    assert!(swarm.info(conn(1)).is_none());
+    assert_eq!(swarm.info(conn(2)).unwrap().transport, Transport::Tcp);
+    assert_eq!((swarm.next_deadline(), swarm.stats().connecting), (None, 1));
+}
+
+#[test]
+fn what_is_banned_while_utp_waits_is_given_up() {
+    let (mut swarm, id) = both_dialled();
+    swarm.dial_established(at(1), id, conn(1), Transport::Utp);
+    swarm.ban(at(1), &addr(1).into(), None, None);
+    let aborts = std::iter::from_fn(|| swarm.poll_action())
+        .filter(|action| matches!(action, Action::AbortDial { .. }))
+        .count();
+    assert_eq!(aborts, 2, "the one that stands, too");
+    assert_eq!(
+        (swarm.next_deadline(), swarm.stats()),
+        (None, Stats::default())
+    );
+    assert_eq!(swarm.counters().dials_given_up, 1);
+    assert!(swarm.counts.is_unused());
+}
+
+#[test]
+fn a_dial_fails_when_both_transports_have() {
+    let (mut swarm, id) = both_dialled();
+    swarm.dial_failed(at(1), id, Transport::Tcp, false);
+    assert_eq!(drain(&mut swarm).0, [""; 0]);
+    swarm.on_deadline(at(5));
+    assert_eq!(drain(&mut swarm).0, ["connect-failed"]);
+    let counters = swarm.counters();
+    let dials = (
+        counters.dials_tcp,
+        counters.dials_utp,
+        counters.dials_failed,
+    );
+    assert_eq!((dials, counters.dials_timed_out), ((1, 1, 1), 1));
+}
+
+#[test]
+fn leaving_forgets_what_was_found_for_the_channel_alone() {
+    let mut swarm = swarm(0);
+    swarm.join("d".into(), true);
+    swarm.suspend_starts(at(1), true);
+    for n in 0..4 {
+        swarm.add_peer(at(1), "c".into(), addr(n));
+    }
+    swarm.add_peer(at(1), "d".into(), addr(0));
+    assert_eq!(swarm.stats().queued, 4);
+    swarm.leave(at(1), &"c".into());
+    assert_eq!(swarm.stats().queued, 1);
+    drain(&mut swarm);
+    swarm.suspend_starts(at(1), false);
+    let connecting = swarm.poll_action();
+    assert!(
+        matches!(&connecting, Some(Action::Emit(Event::Connecting(peer))) if peer.channel == "d".into()),
+        "{connecting:?}"
+    );
+}
+
 #[test]
 fn we_are_not_our_own_peer() {
     let mut swarm = swarm(0);
