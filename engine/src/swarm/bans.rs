@@ -7,7 +7,8 @@ use hashbrown::HashMap;
 use ipnet::IpNet;
 use std::net::{IpAddr, SocketAddr};
 
-/// What a ban names.
+/// What a ban names. It keeps from dialling, accepting and admitting; connections that are
+/// admitted already stay.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum BanTarget {
     /// One address with its port: not dialled, and refused when it dials.

@@ -101,6 +101,9 @@ pub(crate) enum Action {
     Emit(Event),
 }
 
+/// Actions that memory is kept for; more come at a time only when many candidates are banned.
+const ACTIONS_KEPT: usize = 1024;
+
 /// One shard's part of the swarm.
 pub(crate) struct Swarm {
     config: SwarmConfig,
@@ -158,7 +161,12 @@ impl Swarm {
 
     /// The next thing to do; to be asked until there is none, after every call.
     pub(crate) fn poll_action(&mut self) -> Option<Action> {
-        self.actions.pop_front()
+        let action = self.actions.pop_front();
+        if action.is_none() && self.actions.capacity() > ACTIONS_KEPT {
+            // A ban of a network may have reported every candidate.
+            self.actions.shrink_to(ACTIONS_KEPT);
+        }
+        action
     }
 
     pub(crate) fn stats(&self) -> Stats {
@@ -247,6 +255,10 @@ impl Swarm {
     }
 
     /// Bans on all shards; the shard an address belongs to reports it.
+    ///
+    /// As with the original, live connections stay; to end them is for the application to ask.
+    /// A dial ends at once, and a connection whose handshake is unfinished when it would be
+    /// admitted.
     pub(crate) fn ban(
         &mut self,
         now: Instant,

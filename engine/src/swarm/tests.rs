@@ -61,6 +61,7 @@ struct World {
     conns: BTreeMap<ConnId, (Life, u8)>,
     events: BTreeMap<ConnId, Vec<&'static str>>,
     banned: BTreeSet<SocketAddr>,
+    banned_peers: BTreeSet<u8>,
     joined: bool,
     limit: u32,
     now: Instant,
@@ -85,6 +86,7 @@ impl World {
         Self {
             swarms: (0..shards).map(swarm).collect(),
             banned: BTreeSet::new(),
+            banned_peers: BTreeSet::new(),
             joined: true,
             homes: Homes::new(7, shards),
             mail: BTreeMap::new(),
@@ -163,6 +165,8 @@ impl World {
                     let life = self.conns.get_mut(&info.conn).expect("a live connection");
                     assert_eq!(life.0, Life::Claiming);
                     life.0 = Life::Admitted;
+                    assert!(!self.banned.contains(&info.addr), "{info:?} is banned");
+                    assert!(!self.banned_peers.contains(&life.1), "{info:?} is banned");
                     self.note(&Event::Connection(info));
                 }
                 Action::Close { conn, reason } => self.end(conn, reason),
@@ -303,8 +307,12 @@ impl World {
     fn change_policy(&mut self) {
         let now = self.now;
         let addr = SocketAddr::from(([10, 0, 0, self.rng.random_range(0..ADDRS)], 1));
-        let choice = self.rng.random_range(0..6);
+        let peer = self.rng.random_range(0..PEERS);
+        let id = PeerId::new(&[peer]).unwrap();
+        let choice = self.rng.random_range(0..8);
         match choice {
+            6 => _ = self.banned_peers.insert(peer),
+            7 => _ = self.banned_peers.remove(&peer),
             0 => _ = self.banned.insert(addr),
             1 => _ = self.banned.remove(&addr),
             2 => self.joined = !self.joined,
@@ -317,6 +325,8 @@ impl World {
             match choice {
                 0 => swarm.ban(now, &addr.into(), None, None),
                 1 => swarm.unban(&addr.into()),
+                6 => swarm.ban(now, &id.clone().into(), None, None),
+                7 => swarm.unban(&id.clone().into()),
                 2 if joined => swarm.join("c".into(), true),
                 2 => swarm.leave(now, &"c".into()),
                 _ => swarm.suspend_starts(now, hold),

@@ -92,6 +92,7 @@ enum Phase {
 #[derive(Debug)]
 struct Conn {
     phase: Phase,
+    addr: SocketAddr,
     inbound: bool,
     /// Between the handler's opening and closing.
     with_user: bool,
@@ -174,7 +175,7 @@ impl<K: Copy + Ord + Debug> Checker<K> {
                 self.timeouts += 1;
                 self.expect_phase(conn, Phase::Handshaking, "handshake-timeout");
             }
-            Note::Admitted(conn, peer) => self.admitted(conn, &peer),
+            Note::Admitted(conn, peer) => self.admitted(now, conn, &peer),
             Note::Redundant(conn) => {
                 self.redundant += 1;
                 let phase = self.conns.get(&conn).map(|conn| conn.phase);
@@ -270,6 +271,7 @@ impl<K: Copy + Ord + Debug> Checker<K> {
         }
         let fresh = Conn {
             phase: Phase::Handshaking,
+            addr,
             inbound: !dialled,
             with_user: false,
             user_calls: 0,
@@ -280,9 +282,12 @@ impl<K: Copy + Ord + Debug> Checker<K> {
         }
     }
 
-    fn admitted(&mut self, conn: K, peer: &PeerId) {
+    fn admitted(&mut self, now: Instant, conn: K, peer: &PeerId) {
         self.admissions += 1;
         self.expect_phase(conn, Phase::Handshaking, "connection");
+        if let Some(addr) = self.conns.get(&conn).map(|conn| conn.addr) {
+            self.expect_not_banned(now, addr);
+        }
         if let Some(entry) = self.conns.get_mut(&conn)
             && entry.phase == Phase::Handshaking
         {

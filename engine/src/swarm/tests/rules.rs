@@ -292,6 +292,26 @@ fn a_dial_fails_when_both_transports_have() {
 }
 
 #[test]
+fn a_ban_of_many_leaves_no_memory_behind() {
+    let config = SwarmConfig {
+        candidates: 1 << 16,
+        ..config(0, 1)
+    };
+    let mut swarm = Swarm::new(config, Arc::new(SharedCounts::new(1, 0)), 1);
+    swarm.suspend_starts(at(1), true);
+    for n in 0..10_000_u16 {
+        let [high, low] = n.to_be_bytes();
+        swarm.add_peer(at(1), "c".into(), SocketAddr::from(([10, 1, high, low], 1)));
+        assert_eq!(drain(&mut swarm).0, ["peer"]);
+    }
+    let all: IpNet = "10.1.0.0/16".parse().unwrap();
+    swarm.ban(at(1), &all.into(), None, None);
+    assert_eq!(drain(&mut swarm).0.len(), 10_000);
+    assert_eq!(swarm.stats().queued, 0);
+    assert!(swarm.actions.capacity() <= 2 * ACTIONS_KEPT);
+}
+
+#[test]
 fn leaving_forgets_what_was_found_for_the_channel_alone() {
     let mut swarm = swarm(0);
     swarm.join("d".into(), true);
