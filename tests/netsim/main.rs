@@ -2,3 +2,7 @@
 //! all of them.
 
 mod capture;
+mod case;
+mod golden;
+mod matrix;
+mod tcp;

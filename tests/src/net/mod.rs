@@ -7,6 +7,7 @@
 
 mod clock;
 mod codel;
+mod content;
 mod cubic;
 mod digest;
 mod fault;
@@ -23,6 +24,7 @@ mod traffic;
 mod tests;
 
 pub use clock::Clock;
+pub use content::Content;
 pub use digest::Digest;
 pub use fault::{Damage, DamageKind, Loss, Reorder};
 pub use link::{Change, Discipline, LinkConfig, LinkReport, Policer};

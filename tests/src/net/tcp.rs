@@ -17,6 +17,8 @@ const PAYLOAD: usize = 1_448;
 /// Bytes of a segment after an IP header of 20 bytes; the UDP header is the network's own.
 const SEGMENT: usize = PAYLOAD + 32 - 8;
 const ACK: usize = 32 - 8;
+/// Segments a receiver looks ahead; beyond it lies only garbage.
+const SPAN_MAX: usize = 1 << 17;
 const RTO_MIN: Duration = Duration::from_millis(200);
 const RTO_MAX: Duration = Duration::from_secs(60);
 
@@ -220,7 +222,9 @@ impl Node for TcpSender {
         datagrams: &[u8],
     ) {
         for datagram in datagrams.chunks(segment.max(1)) {
-            if let ([next, one, ..], _) = datagram.as_chunks::<8>() {
+            if datagram.len() == ACK
+                && let ([next, one, ..], _) = datagram.as_chunks::<8>()
+            {
                 self.on_ack(now, u64::from_be_bytes(*next), u64::from_be_bytes(*one));
             }
         }
@@ -287,11 +291,17 @@ impl Node for TcpReceiver {
                 continue;
             };
             let number = u64::from_be_bytes(*number);
+            if datagram.len() != SEGMENT {
+                continue;
+            }
             self.waiting.push_back((from, number));
             let Some(ahead) = number.checked_sub(self.next) else {
                 continue;
             };
             let ahead = usize::try_from(ahead).unwrap_or(usize::MAX);
+            if ahead > SPAN_MAX {
+                continue;
+            }
             if ahead >= self.beyond.len() {
                 self.beyond.resize(ahead + 1, false);
             }
