@@ -85,9 +85,15 @@ pub(crate) const CODEL: Discipline = Discipline::Codel {
     interval: Duration::from_millis(100),
 };
 
+/// The same for each flow.
+pub(crate) const FAIR_CODEL: Discipline = Discipline::FairCodel {
+    target: Duration::from_millis(5),
+    interval: Duration::from_millis(100),
+};
+
 fn duration(duration: Duration) -> String {
     let micros = duration.as_micros();
-    if micros % 1_000 == 0 {
+    if micros.is_multiple_of(1_000) {
         format!("{} ms", micros / 1_000)
     } else {
         format!("{micros} us")

@@ -1,9 +1,9 @@
 //! The fixed points of the matrix, each axis varied around one ordinary path, and points drawn at
 //! random.
 
-use crate::case::{CODEL, Case, MS, kbit, mbit};
+use crate::case::{CODEL, Case, FAIR_CODEL, MS, kbit, mbit};
 use flock_tests::net::{
-    Change, Clock, Damage, DamageKind, Host, LinkConfig, Loss, Policer, Reorder,
+    Change, Clock, Damage, DamageKind, Discipline, Host, LinkConfig, Loss, Policer, Reorder,
 };
 use flock_transport::Instant;
 use rand::rngs::SmallRng;
@@ -62,6 +62,13 @@ fn queues() -> Vec<Case> {
         plain().queued(4.0).with("queue 4", |_| ()),
         plain().both("queue of 10 s", |link| link.queue = 12_500_000),
         plain().both("CoDel", |link| link.discipline = CODEL),
+        plain().both("fair CoDel", |link| link.discipline = FAIR_CODEL),
+        plain().both("RED", |link| {
+            link.discipline = Discipline::Red {
+                least: 15_000,
+                most: 45_000,
+            };
+        }),
         plain().both("policer", |link| {
             link.policer = Some(Policer {
                 rate: mbit(5),
@@ -86,7 +93,7 @@ fn order_and_damage() -> Vec<Case> {
     let reorder = |probability, depth| {
         let name = format!("reorder {} % by {depth}", probability * 100.0);
         plain().both(&name, |link| {
-            link.reorder = Some(Reorder { probability, depth })
+            link.reorder = Some(Reorder { probability, depth });
         })
     };
     let damage = |name, kind| {
@@ -118,7 +125,7 @@ fn order_and_damage() -> Vec<Case> {
 fn timing() -> Vec<Case> {
     let skew = |ppm| {
         plain().with(&format!("skew {ppm} ppm"), |case| {
-            case.hosts[1].clock.skew_ppm = ppm
+            case.hosts[1].clock.skew_ppm = ppm;
         })
     };
     vec![
@@ -157,7 +164,7 @@ fn events() -> Vec<Case> {
     let dark = |millis: u64| {
         let name = format!("dark for {millis} ms");
         plain().both(&name, |link| {
-            link.blackouts = vec![at(1_000)..at(1_000 + millis)]
+            link.blackouts = vec![at(1_000)..at(1_000 + millis)];
         })
     };
     vec![
@@ -250,7 +257,7 @@ fn spoil(rng: &mut SmallRng, link: &mut LinkConfig) {
         );
     }
     if rng.random_bool(0.2) {
-        link.discipline = CODEL;
+        link.discipline = *pick(rng, &[CODEL, FAIR_CODEL]);
     }
     if rng.random_bool(0.1) {
         link.policer = Some(Policer {

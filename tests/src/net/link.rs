@@ -1,11 +1,10 @@
-use super::codel::Codel;
 use super::digest::Digest;
 use super::fault::{Damage, DamageKind, Losing, Loss, Reorder};
+use super::queue::{Discipline, Entry, Queue, Waiting};
 use flock_transport::Instant;
 use hdrhistogram::Histogram;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -69,21 +68,6 @@ impl Default for LinkConfig {
             changes: Vec::new(),
         }
     }
-}
-
-/// What a queue does beside dropping at its end.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub enum Discipline {
-    /// Nothing.
-    #[default]
-    TailDrop,
-    /// Drops at its head what stood for more than `target` during `interval` (RFC 8289).
-    Codel {
-        /// Acceptable standing time; 5 ms as a rule.
-        target: Duration,
-        /// Reaction time; 100 ms as a rule.
-        interval: Duration,
-    },
 }
 
 /// A token bucket that drops.
@@ -177,14 +161,6 @@ impl LinkReport {
     }
 }
 
-/// A packet that waits: its key, its length with headers and since when.
-#[derive(Clone, Copy, Debug)]
-struct Waiting {
-    packet: usize,
-    size: usize,
-    since: Instant,
-}
-
 /// What becomes of a packet that has left the queue.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Fate {
@@ -211,10 +187,8 @@ pub(super) enum Spoil {
 #[derive(Debug)]
 pub(super) struct Link {
     config: LinkConfig,
-    queue: VecDeque<Waiting>,
-    queued: usize,
+    queue: Queue,
     wire: Option<usize>,
-    codel: Option<Codel>,
     tokens: u64,
     tokens_at: Instant,
     losing: Losing,
@@ -239,15 +213,9 @@ pub(super) const HELD_MAX: Duration = Duration::from_millis(50);
 impl Link {
     pub(super) fn new(config: LinkConfig, seed: u64, index: usize) -> Self {
         let rng = |purpose| SmallRng::seed_from_u64(Digest::fork(seed, purpose, index));
-        let codel = match config.discipline {
-            Discipline::TailDrop => None,
-            Discipline::Codel { target, interval } => Some(Codel::new(target, interval)),
-        };
         Self {
-            queue: VecDeque::new(),
-            queued: 0,
+            queue: Queue::new(config.discipline, config.queue, rng("queue")),
             wire: None,
-            codel,
             tokens: config.policer.map_or(0, |policer| policer.burst),
             tokens_at: Instant::ZERO,
             losing: Losing::new(config.loss, rng("loss")),
@@ -281,7 +249,7 @@ impl Link {
         self.report = LinkReport::new();
     }
 
-    /// Whether a packet of `size` bytes gets into the queue.
+    /// Whether a packet of `size` bytes gets as far as the queue.
     pub(super) fn admits(&mut self, now: Instant, size: usize, dont_fragment: bool) -> bool {
         let report = &mut self.report;
         report.entered += 1;
@@ -295,10 +263,6 @@ impl Link {
         }
         if !self.policed(now, size) {
             self.report.policed += 1;
-            return false;
-        }
-        if !self.queue.is_empty() && self.queued + size > self.config.queue {
-            self.report.overflowed += 1;
             return false;
         }
         true
@@ -325,47 +289,41 @@ impl Link {
         true
     }
 
-    /// Puts an admitted packet into the queue.
-    pub(super) fn enqueue(&mut self, now: Instant, packet: usize, size: usize) {
-        self.queued += size;
-        self.report.queue_peak = self.report.queue_peak.max(self.queued);
-        self.queue.push_back(Waiting {
-            packet,
-            size,
-            since: now,
-        });
+    /// Puts an admitted packet into the queue, and says which packet is dropped for it, if any.
+    pub(super) fn enqueue(&mut self, waiting: Waiting) -> Option<usize> {
+        let out = match self.queue.push(waiting) {
+            Entry::In => None,
+            Entry::Full => {
+                self.report.overflowed += 1;
+                Some(waiting.packet)
+            }
+            Entry::Early => {
+                self.report.early += 1;
+                Some(waiting.packet)
+            }
+            Entry::Instead(other) => {
+                self.report.overflowed += 1;
+                Some(other)
+            }
+        };
+        self.report.queue_peak = self.report.queue_peak.max(self.queue.bytes());
+        out
     }
 
     /// If the wire is free, puts the next packet onto it and says when it will have left.
-    /// Packets the discipline drops are given to `dropped`.
-    pub(super) fn start(
-        &mut self,
-        now: Instant,
-        mut dropped: impl FnMut(usize),
-    ) -> Option<Instant> {
+    /// Packets the discipline drops go to `dropped`.
+    pub(super) fn start(&mut self, now: Instant, dropped: &mut Vec<usize>) -> Option<Instant> {
         if self.wire.is_some() {
             return None;
         }
-        loop {
-            let head = self.queue.pop_front()?;
-            self.queued -= head.size;
-            let stood = now.since(head.since);
-            let left = self.queued;
-            if self
-                .codel
-                .as_mut()
-                .is_some_and(|codel| codel.drops(now, stood, left))
-            {
-                self.report.early += 1;
-                dropped(head.packet);
-                continue;
-            }
-            self.report
-                .waited
-                .saturating_record(u64::try_from(stood.as_micros()).unwrap_or(u64::MAX));
-            self.wire = Some(head.packet);
-            return Some(now + self.on_the_wire(head.size));
-        }
+        let before = dropped.len();
+        let next = self.queue.pop(now, dropped);
+        self.report.early += (dropped.len() - before) as u64;
+        let next = next?;
+        let stood = u64::try_from(now.since(next.since).as_micros()).unwrap_or(u64::MAX);
+        self.report.waited.saturating_record(stood);
+        self.wire = Some(next.packet);
+        Some(now + self.on_the_wire(next.size))
     }
 
     fn on_the_wire(&self, size: usize) -> Duration {

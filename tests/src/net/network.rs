@@ -2,6 +2,7 @@ use super::digest::Digest;
 use super::link::{Change, Fate, HELD_MAX, Link, LinkConfig, LinkReport, Spoil};
 use super::node::{Host, Node};
 use super::pcap::{Capture, headers};
+use super::queue::Waiting;
 use flock_transport::{Instant, Train};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -305,18 +306,27 @@ impl Network {
         };
         let size = packet.bytes.len() + headers(self.nodes[packet.to].address.ip());
         let dont_fragment = packet.dont_fragment;
+        let flow = (packet.from, packet.to);
         let link = &mut self.links[index];
         if !link.admits(self.now, size, dont_fragment) {
             self.discard(key);
             return;
         }
-        link.enqueue(self.now, key, size);
+        let out = link.enqueue(Waiting {
+            packet: key,
+            size,
+            since: self.now,
+            flow,
+        });
+        if let Some(out) = out {
+            self.discard(out);
+        }
         self.start(index);
     }
 
     fn start(&mut self, index: usize) {
         let mut dropped = Vec::new();
-        let left = self.links[index].start(self.now, |key| dropped.push(key));
+        let left = self.links[index].start(self.now, &mut dropped);
         if let Some(at) = left {
             self.schedule(at, Event::Left(index));
         }

@@ -282,6 +282,56 @@ fn codel_keeps_the_standing_queue_short() {
 }
 
 #[test]
+fn fair_queues_part_flows_and_red_drops_before_the_end() {
+    let fair = Discipline::FairCodel {
+        target: MS * 5,
+        interval: MS * 100,
+    };
+    let mut network = Network::new(1);
+    let link = LinkConfig {
+        rate: 1_000_000,
+        queue: 100_000,
+        discipline: fair,
+        ..LinkConfig::default()
+    };
+    let mut dumbbell = Dumbbell::build(&mut network, link, LinkConfig::default());
+    let flows = [(MS, 4, 8_000), (MS * 10, 1, 200)].map(|(every, burst, count)| {
+        let sender = Steady::new(dumbbell.next_addresses().1, 972, every, burst, count);
+        let sink = Steady::sink();
+        let pair = dumbbell.add(&mut network, sender, sink, Duration::ZERO);
+        network.act(pair.0, |_: &mut Steady, _| ());
+        pair.1
+    });
+    network.run_until(at(10_000));
+    let polite = &network.node::<Steady>(flows[1]).came;
+    assert_eq!(
+        polite.len(),
+        200,
+        "four times too much of the other costs this one nothing"
+    );
+    assert!(
+        polite.iter().all(|(_, delay)| *delay < MS * 10),
+        "{polite:?}"
+    );
+    let report = network.report(dumbbell.there);
+    assert!(report.early > 0 && report.overflowed > 0 && report.queue_peak <= 101_000);
+
+    let red = LinkConfig {
+        rate: 1_000_000,
+        queue: 100_000,
+        discipline: Discipline::Red {
+            least: 5_000,
+            most: 50_000,
+        },
+        ..LinkConfig::default()
+    };
+    let (network, pair) = received(red, Duration::from_micros(950), 1, 20_000);
+    let report = network.report(pair.there);
+    assert!(report.early > 500 && report.overflowed == 0);
+    assert!(report.waited_p95() < MS * 60, "{:?}", report.waited_p95());
+}
+
+#[test]
 fn clocks_of_nodes_differ_and_jump() {
     let clock = Clock {
         offset: Duration::from_secs(5),
