@@ -27,15 +27,22 @@ const BURSTS: Loss = Loss::Bursts {
 
 /// All fixed points.
 pub(crate) fn fixed() -> Vec<Case> {
-    let mut cases = Vec::new();
-    cases.extend(rtts_and_rates());
-    cases.extend(queues());
-    cases.extend(losses());
-    cases.extend(order_and_damage());
+    let mut cases = links();
     cases.extend(timing());
-    cases.extend(events());
     cases.extend(directions());
     cases
+}
+
+/// Those that differ in their links, and so for any sender.
+pub(crate) fn links() -> Vec<Case> {
+    let groups = [
+        rtts_and_rates(),
+        queues(),
+        losses(),
+        order_and_damage(),
+        events(),
+    ];
+    groups.into_iter().flatten().collect()
 }
 
 fn rtts_and_rates() -> Vec<Case> {
@@ -220,6 +227,7 @@ pub(crate) fn drawn(seed: u64) -> Case {
     }
     for link in [&mut case.there, &mut case.back] {
         spoil(&mut rng, link);
+        disturb(&mut rng, link);
     }
     for host in &mut case.hosts {
         *host = machine(&mut rng);
@@ -297,6 +305,10 @@ fn spoil(rng: &mut SmallRng, link: &mut LinkConfig) {
         link.mtu = *pick(rng, &[1_280, 1_428, 1_492, 1_500]);
         link.fragments = rng.random_bool(0.5);
     }
+}
+
+/// Something happens on the way.
+fn disturb(rng: &mut SmallRng, link: &mut LinkConfig) {
     if rng.random_bool(0.2) {
         let start = rng.random_range(0..10_000);
         let length = *pick(rng, &[1_000, 5_000, 15_000]);
@@ -339,4 +351,10 @@ fn machine(rng: &mut SmallRng) -> Host {
         host.refuse = *pick(rng, &[0.01, 0.2]);
     }
     host
+}
+
+#[test]
+fn every_path_has_a_name_of_its_own() {
+    let names: std::collections::BTreeSet<_> = fixed().into_iter().map(|case| case.name).collect();
+    assert_eq!(names.len(), fixed().len());
 }
