@@ -99,6 +99,9 @@ fn the_limit_holds_inbound(backend: Backend) {
         )
         .then_some(())
     });
+    let sums = || flock.counters().counters.swarm;
+    wait_for("the sums", || sums().inbound_full == 1);
+    assert_eq!((sums().handshakes_inbound, sums().claims_granted), (2, 2));
     drop(first);
     wait_for("room", || flock.stats().connected == 1);
     let _third = RawPeer::handshake(addr, &id(3));

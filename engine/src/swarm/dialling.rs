@@ -11,14 +11,6 @@ use flock_transport::{Instant, Transport};
 use rand::Rng;
 use std::time::Duration;
 
-/// The dials for one candidate.
-pub(super) struct Dial {
-    race: Race,
-    /// What was established and waits for the end of the race.
-    tcp: Option<ConnId>,
-    utp: Option<ConnId>,
-}
-
 impl Swarm {
     /// Dials as many queued candidates as there is room for.
     pub(super) fn kick(&mut self, now: Instant) {
@@ -48,12 +40,7 @@ impl Swarm {
         if let Some(peer) = self.candidates.peer(id) {
             self.emit(Event::Connecting(peer));
         }
-        let dial = Dial {
-            race,
-            tcp: None,
-            utp: None,
-        };
-        self.racing.insert(id, dial);
+        self.racing.insert(id, race);
         self.follow(now, id, outputs);
     }
 
@@ -76,15 +63,12 @@ impl Swarm {
         conn: ConnId,
         transport: Transport,
     ) {
-        let Some(dial) = self.racing.get_mut(&id) else {
-            return;
-        };
-        match transport {
-            Transport::Tcp => dial.tcp = Some(conn),
-            Transport::Utp => dial.utp = Some(conn),
+        let race = self.racing.get_mut(&id);
+        debug_assert!(race.is_some(), "an aborted dial has no answer");
+        if let Some(race) = race {
+            let outputs = race.established(now, transport, conn);
+            self.follow(now, id, outputs);
         }
-        let outputs = dial.race.established(now, transport);
-        self.follow(now, id, outputs);
     }
 
     /// A dial failed, or what it established broke before it became the connection.
@@ -95,8 +79,8 @@ impl Swarm {
         transport: Transport,
         timed_out: bool,
     ) {
-        if let Some(dial) = self.racing.get_mut(&id) {
-            let outputs = dial.race.failed(now, transport, timed_out);
+        if let Some(race) = self.racing.get_mut(&id) {
+            let outputs = race.failed(now, transport, timed_out);
             self.follow(now, id, outputs);
         }
     }
@@ -110,12 +94,12 @@ impl Swarm {
                     candidate: id,
                     transport,
                 }),
-                Output::Won(transport) => return self.dial_won(now, id, transport),
+                Output::Won(transport, conn) => return self.dial_won(now, id, transport, conn),
                 Output::Failed { timed_out } => return self.dial_lost(now, id, timed_out),
             }
         }
-        if let Some(dial) = self.racing.get(&id) {
-            self.candidates.rearm(id, dial.race.deadline());
+        if let Some(race) = self.racing.get(&id) {
+            self.candidates.rearm(id, race.deadline());
         }
     }
 
@@ -134,13 +118,8 @@ impl Swarm {
         });
     }
 
-    fn dial_won(&mut self, now: Instant, id: CandidateId, transport: Transport) {
-        let dial = self.racing.remove(&id).expect("the race has just ended");
-        let conn = match transport {
-            Transport::Tcp => dial.tcp,
-            Transport::Utp => dial.utp,
-        };
-        let conn = conn.expect("what wins was established");
+    fn dial_won(&mut self, now: Instant, id: CandidateId, transport: Transport, conn: ConnId) {
+        self.racing.remove(&id);
         let Some(candidate) = self.candidates.get(id) else {
             return;
         };
@@ -170,10 +149,10 @@ impl Swarm {
 
     /// Ends the dials of a candidate that is not wanted any more.
     pub(super) fn give_dial_up(&mut self, id: CandidateId) {
-        let Some(dial) = self.racing.get(&id) else {
+        let Some(race) = self.racing.get(&id) else {
             return;
         };
-        for output in dial.race.give_up() {
+        for output in race.give_up() {
             if let Output::Abort(transport) = output {
                 self.actions.push_back(Action::AbortDial {
                     candidate: id,
@@ -277,8 +256,8 @@ impl Swarm {
         for id in expired.drain(..) {
             match self.candidates.get(id).map(|candidate| &candidate.state) {
                 Some(State::Dialling) => {
-                    if let Some(dial) = self.racing.get_mut(&id) {
-                        let outputs = dial.race.expire(now);
+                    if let Some(race) = self.racing.get_mut(&id) {
+                        let outputs = race.expire(now);
                         self.follow(now, id, outputs);
                     }
                 }

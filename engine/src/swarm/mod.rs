@@ -28,12 +28,12 @@ use crate::names::{ChannelKey, ConnId, PeerId};
 use bans::Bans;
 use candidates::{Added, Candidates, State};
 use conns::Conns;
-use dialling::Dial;
 use flock_transport::{CloseReason, Instant, Transport};
 use hashbrown::HashMap;
 use home::{Home, Verdicts};
 use ipnet::IpNet;
 use nets::Nets;
+use racing::Race;
 use rand::{SeedableRng, rngs::SmallRng};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -116,7 +116,7 @@ pub(crate) struct Swarm {
     conns: Conns,
     joined: HashMap<ChannelKey, bool, ahash::RandomState>,
     /// What is being dialled.
-    racing: HashMap<CandidateId, Dial, ahash::RandomState>,
+    racing: HashMap<CandidateId, Race, ahash::RandomState>,
     counters: SwarmCounters,
     actions: VecDeque<Action>,
     verdicts: Verdicts,

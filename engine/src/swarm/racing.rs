@@ -4,6 +4,7 @@
 //! TCP gets half a second more. Unlike the original's, each transport has a deadline of its own,
 //! so that a uTP connection that took long is not given up while TCP gets its grace.
 
+use crate::names::ConnId;
 use flock_transport::{Instant, Transport};
 use smallvec::SmallVec;
 use std::time::Duration;
@@ -26,7 +27,7 @@ enum Leg {
         until: Instant,
     },
     /// Established, and not the connection yet.
-    Standing,
+    Standing(ConnId),
     /// Failed, aborted or never begun.
     Over,
 }
@@ -39,7 +40,7 @@ pub(super) enum Output {
     /// End this dial or, if it was established, this connection; no more is heard of it.
     Abort(Transport),
     /// The race is over: this one is the connection.
-    Won(Transport),
+    Won(Transport, ConnId),
     /// The race is over, and there is no connection; whether a deadline ended it.
     Failed { timed_out: bool },
 }
@@ -70,12 +71,17 @@ impl Race {
         }
     }
 
-    /// A dial succeeded. What is heard of one that is over is stale.
-    pub(super) fn established(&mut self, now: Instant, transport: Transport) -> Outputs {
+    /// A dial succeeded: `conn` is what came of it.
+    pub(super) fn established(
+        &mut self,
+        now: Instant,
+        transport: Transport,
+        conn: ConnId,
+    ) -> Outputs {
         let mut outputs = Outputs::new();
         let leg = self.leg(transport);
         if matches!(leg, Leg::Dialling { .. }) {
-            *leg = Leg::Standing;
+            *leg = Leg::Standing(conn);
             self.grace = (transport == Transport::Utp).then_some(now + GRACE);
             self.settle(now, false, &mut outputs);
         }
@@ -130,7 +136,7 @@ impl Race {
     pub(super) fn deadline(&self) -> Instant {
         let until = |leg| match leg {
             Leg::Dialling { until } => until,
-            Leg::Standing | Leg::Over => Instant::FAR_FUTURE,
+            Leg::Standing(_) | Leg::Over => Instant::FAR_FUTURE,
         };
         let grace = self.grace.unwrap_or(Instant::FAR_FUTURE);
         until(self.tcp).min(until(self.utp)).min(grace)
@@ -145,18 +151,20 @@ impl Race {
     /// Ends the race if it is decided.
     fn settle(&mut self, now: Instant, timed_out: bool, outputs: &mut Outputs) {
         let waits = |leg| matches!(leg, Leg::Dialling { .. });
-        if self.tcp == Leg::Standing {
-            self.tcp = Leg::Over;
-            self.abort(Transport::Utp, outputs);
-            outputs.push(Output::Won(Transport::Tcp));
-        } else if self.utp == Leg::Standing {
-            if !waits(self.tcp) || self.grace.is_some_and(|grace| grace <= now) {
+        let graced = self.grace.is_some_and(|grace| now < grace);
+        match (self.tcp, self.utp) {
+            (Leg::Standing(conn), _) => {
+                self.tcp = Leg::Over;
+                self.abort(Transport::Utp, outputs);
+                outputs.push(Output::Won(Transport::Tcp, conn));
+            }
+            (tcp, Leg::Standing(conn)) if !(waits(tcp) && graced) => {
                 self.utp = Leg::Over;
                 self.abort(Transport::Tcp, outputs);
-                outputs.push(Output::Won(Transport::Utp));
+                outputs.push(Output::Won(Transport::Utp, conn));
             }
-        } else if !waits(self.tcp) && !waits(self.utp) {
-            outputs.push(Output::Failed { timed_out });
+            (Leg::Over, Leg::Over) => outputs.push(Output::Failed { timed_out }),
+            _ => {}
         }
     }
 }
@@ -168,6 +176,11 @@ mod tests {
     use Transport::{Tcp, Utp};
     use proptest::prelude::*;
 
+    const CONN: ConnId = ConnId {
+        shard: 0,
+        slot: 1,
+        generation: 0,
+    };
     const TCP: Duration = Duration::from_secs(3);
     const UTP: Duration = Duration::from_secs(4);
 
@@ -186,8 +199,8 @@ mod tests {
         let (mut race, outputs) = Race::start(ms(0), TCP, None);
         assert_eq!(outputs[..], [Start(Tcp)]);
         assert_eq!(race.deadline(), ms(3000));
-        assert!(race.established(ms(5), Utp).is_empty());
-        assert_eq!(race.established(ms(10), Tcp)[..], [Won(Tcp)]);
+        assert!(race.established(ms(5), Utp, CONN).is_empty());
+        assert_eq!(race.established(ms(10), Tcp, CONN)[..], [Won(Tcp, CONN)]);
         let (mut race, _) = Race::start(ms(0), TCP, None);
         assert_eq!(
             race.failed(ms(1), Tcp, false)[..],
@@ -203,37 +216,43 @@ mod tests {
 
     #[test]
     fn tcp_wins_at_once_and_also_within_the_grace() {
-        assert_eq!(both().established(ms(40), Tcp)[..], [Abort(Utp), Won(Tcp)]);
+        assert_eq!(
+            both().established(ms(40), Tcp, CONN)[..],
+            [Abort(Utp), Won(Tcp, CONN)]
+        );
         let mut race = both();
-        assert!(race.established(ms(40), Utp).is_empty());
+        assert!(race.established(ms(40), Utp, CONN).is_empty());
         assert_eq!(race.deadline(), ms(540));
         assert!(race.expire(ms(539)).is_empty());
-        assert_eq!(race.established(ms(539), Tcp)[..], [Abort(Utp), Won(Tcp)]);
+        assert_eq!(
+            race.established(ms(539), Tcp, CONN)[..],
+            [Abort(Utp), Won(Tcp, CONN)]
+        );
     }
 
     #[test]
     fn utp_wins_when_tcp_has_failed_or_the_grace_is_over() {
         let mut race = both();
-        race.established(ms(40), Utp);
-        assert_eq!(race.failed(ms(60), Tcp, false)[..], [Won(Utp)]);
+        race.established(ms(40), Utp, CONN);
+        assert_eq!(race.failed(ms(60), Tcp, false)[..], [Won(Utp, CONN)]);
         let mut race = both();
         assert!(race.failed(ms(1), Tcp, false).is_empty());
-        assert_eq!(race.established(ms(90), Utp)[..], [Won(Utp)]);
+        assert_eq!(race.established(ms(90), Utp, CONN)[..], [Won(Utp, CONN)]);
         let mut race = both();
-        race.established(ms(40), Utp);
-        assert_eq!(race.expire(ms(540))[..], [Abort(Tcp), Won(Utp)]);
+        race.established(ms(40), Utp, CONN);
+        assert_eq!(race.expire(ms(540))[..], [Abort(Tcp), Won(Utp, CONN)]);
     }
 
     /// The original gives up both 3 s after the start, whatever stands.
     #[test]
     fn late_utp_is_kept() {
         let mut race = both();
-        assert!(race.established(ms(2900), Utp).is_empty());
+        assert!(race.established(ms(2900), Utp, CONN).is_empty());
         assert_eq!(race.deadline(), ms(3000));
-        assert_eq!(race.expire(ms(3000))[..], [Abort(Tcp), Won(Utp)]);
+        assert_eq!(race.expire(ms(3000))[..], [Abort(Tcp), Won(Utp, CONN)]);
         let mut race = both();
         assert_eq!(race.expire(ms(3000))[..], [Abort(Tcp)]);
-        assert_eq!(race.established(ms(3900), Utp)[..], [Won(Utp)]);
+        assert_eq!(race.established(ms(3900), Utp, CONN)[..], [Won(Utp, CONN)]);
     }
 
     #[test]
@@ -256,19 +275,19 @@ mod tests {
             [Abort(Tcp), Abort(Utp), Failed { timed_out: true }]
         );
         let mut race = both();
-        race.established(ms(10), Utp);
+        race.established(ms(10), Utp, CONN);
         assert!(
             race.failed(ms(20), Utp, false).is_empty(),
             "TCP is still tried"
         );
-        assert_eq!(race.established(ms(800), Tcp)[..], [Won(Tcp)]);
+        assert_eq!(race.established(ms(800), Tcp, CONN)[..], [Won(Tcp, CONN)]);
     }
 
     #[test]
     fn giving_up_ends_what_is_under_way() {
         assert_eq!(both().give_up()[..], [Abort(Tcp), Abort(Utp)]);
         let mut race = both();
-        race.established(ms(10), Utp);
+        race.established(ms(10), Utp, CONN);
         race.failed(ms(10), Utp, false);
         assert_eq!(race.give_up()[..], [Abort(Tcp)]);
     }
@@ -301,7 +320,7 @@ mod tests {
                         if was_open && !standing.iter().any(|(other, _)| *other == leg) {
                             standing.push((leg, now));
                         }
-                        race.established(now, leg)
+                        race.established(now, leg, CONN)
                     }
                     2 | 3 => {
                         open.retain(|other| *other != leg);
@@ -318,7 +337,7 @@ mod tests {
                             prop_assert!(open.contains(leg), "{:?} was over", leg);
                             open.retain(|other| other != leg);
                         }
-                        Won(leg) => {
+                        Won(leg, _) => {
                             let stood = standing.iter().find(|(other, _)| other == leg);
                             prop_assert!(open.contains(leg) && stood.is_some());
                             open.retain(|other| other != leg);
