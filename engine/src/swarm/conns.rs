@@ -120,7 +120,7 @@ mod tests {
         }
         let each = conns.slots.bytes() as f64 / f64::from(N);
         assert!(each <= size_of::<Option<Conn>>() as f64 + 1.0, "{each}");
-        assert!(size_of::<Option<Conn>>() <= 136);
+        assert!(size_of::<Option<Conn>>() <= 120);
     }
 
     #[test]

@@ -26,6 +26,8 @@ macro_rules! counters {
 }
 
 counters! {
+    /// Channels that were not joined because 1,048,576 are.
+    joins_refused,
     /// Candidates taken in.
     candidates_added,
     /// Finds of a candidate that was known, for a channel it was known for.

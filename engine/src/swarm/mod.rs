@@ -101,6 +101,9 @@ pub(crate) enum Action {
     Emit(Event),
 }
 
+/// Channels joined at a time.
+const JOINED_MAX: usize = 1 << 20;
+
 /// Actions that memory is kept for; more come at a time only when many candidates are banned.
 const ACTIONS_KEPT: usize = 1024;
 
@@ -191,7 +194,11 @@ impl Swarm {
     }
 
     pub(crate) fn join(&mut self, channel: ChannelKey, announce: bool) {
-        self.joined.insert(channel, announce);
+        if self.joined.len() < JOINED_MAX || self.joined.contains_key(&channel) {
+            self.joined.insert(channel, announce);
+        } else {
+            self.counters.joins_refused += 1;
+        }
     }
 
     /// Candidates of this channel alone are forgotten, unless they are connected.

@@ -337,8 +337,11 @@ impl<K: Copy + Ord + Debug> Checker<K> {
         };
         entry.with_user = true;
         entry.user_calls += 1;
-        if entry.user_calls > 1 {
-            self.violation(format!("the handler got {conn:?} twice"));
+        let (calls, phase) = (entry.user_calls, entry.phase);
+        if calls > 1 || phase != Phase::Admitted {
+            self.violation(format!(
+                "the handler got {conn:?}, {phase:?}, {calls} times"
+            ));
         }
         if let Some(other) = self.users.insert(peer.clone(), conn) {
             self.violation(format!(

@@ -347,8 +347,3 @@ fn we_are_not_our_own_peer() {
     assert_eq!(drain(&mut swarm).0, ["connection-closed", "peer-rejected"]);
     assert_eq!(swarm.stats(), Stats::default());
 }
-
-#[test]
-fn a_connection_costs_little() {
-    assert!(size_of::<Option<super::super::conns::Conn>>() <= 160);
-}
