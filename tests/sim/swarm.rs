@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use flock_engine::io::sim::{Faults, NodeId, SimWorld};
 use flock_engine::io::{Driver, DriverConfig};
-use flock_engine::{Builder, Flock, IdChoice, Instant, ListenOptions, PeerId};
+use flock_engine::{
+    BanTarget, Builder, Flock, IdChoice, Instant, JoinOptions, ListenOptions, PeerId,
+};
 use flock_tests::world::{
     Behaviour, Cast, Checker, Echo, Ended, EngineShard, Feed, Limits, Peer, Plan, seeds,
 };
@@ -35,6 +37,8 @@ struct Run {
     world: SimWorld,
     engine: NodeId,
     nodes: Vec<NodeId>,
+    /// What the peers may be called.
+    ids: Vec<PeerId>,
     cast: Cast,
     flock: Flock<()>,
     feed: Feed,
@@ -150,6 +154,7 @@ impl Run {
             world,
             engine,
             nodes: Vec::new(),
+            ids: Vec::new(),
             cast,
             flock,
             feed,
@@ -164,6 +169,8 @@ impl Run {
         // Fewer ids than peers, so that some meet themselves; sometimes one has the engine's.
         let ids: Vec<[u8; 32]> = (0..PEERS).map(|_| self.rng.random()).collect();
         let shared = self.rng.random_range(1..=PEERS);
+        let known = ids.iter().map(|id| PeerId::new(id).expect("32 bytes"));
+        self.ids = known.collect();
         for index in 0..PEERS {
             let ip = peer_ip(index);
             let node = self.world.node(&[ip]);
@@ -239,15 +246,17 @@ impl Run {
         let addr = SocketAddr::new(peer_ip(index), PORT);
         let node = self.nodes[usize::from(index)];
         let (now, engine) = (self.world.now(), self.engine);
-        match self.rng.random_range(0..20) {
+        match self.rng.random_range(0..24) {
             0 => self.restart(index),
             1 => {
                 let until = now + Duration::from_millis(self.rng.random_range(1..8_000));
                 self.world.partition(engine, node, until);
             }
-            2 => self.ban(addr, true),
-            3 => self.ban(addr, false),
-            4 => {
+            2 => self.ban(addr.ip()),
+            3 => self.ban(addr),
+            4 => self.ban(self.ids[usize::from(index)].clone()),
+            5 => self.join_or_leave(),
+            6 => {
                 let few = self.rng.random_range(3..25);
                 let limit = self.rng.random_bool(0.5).then_some(few);
                 self.world.limit_files(engine, limit);
@@ -259,22 +268,33 @@ impl Run {
         }
     }
 
-    /// Bans a whole address, or one port of it.
-    fn ban(&mut self, addr: SocketAddr, whole: bool) {
-        let expires = (whole && self.rng.random_bool(0.5)).then(|| secs(3));
-        let asked = if whole {
-            self.flock.ban(addr.ip(), expires)
-        } else {
+    /// Bans for good or for a while. One port is banned as the original does it, for good.
+    fn ban(&mut self, target: impl Into<BanTarget>) {
+        let target = target.into();
+        let mut expires = self.rng.random_bool(0.5).then(|| secs(3));
+        let asked = if let BanTarget::Addr(addr) = target {
+            expires = None;
             self.flock.remove_peer("channel", addr)
+        } else {
+            self.flock.ban(target.clone(), expires)
         };
         asked.expect("room in the mailbox");
         let now = self.world.now();
         // The shards read it in their next turns.
         let from = now + Duration::from_millis(10);
         let until = expires.map_or(Instant::FAR_FUTURE, |time| now + time);
-        let port = (!whole).then(|| addr.port());
-        self.feed
-            .check(|checker| checker.ban(addr.ip(), port, from, until));
+        self.feed.check(|checker| checker.ban(target, from, until));
+    }
+
+    /// Joins a channel or leaves it; candidates are found for it either way.
+    fn join_or_leave(&mut self) {
+        let asked = if self.rng.random_bool(0.5) {
+            self.flock.leave("channel")
+        } else {
+            let options = JoinOptions { announce: false };
+            self.flock.join("channel", options).map(drop)
+        };
+        asked.expect("room in the mailbox");
     }
 
     fn restart(&mut self, index: u8) {

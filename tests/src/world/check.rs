@@ -1,10 +1,10 @@
 //! What must hold in every run, fed by what the engine says.
 
-use flock_engine::{ConnId, Event, PeerId};
+use flock_engine::{BanTarget, ConnId, Event, PeerId};
 use flock_transport::Instant;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Debug;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 /// How many notes a failure shows.
 const TAIL: usize = 80;
@@ -20,11 +20,10 @@ pub struct Limits {
     pub dials: usize,
 }
 
-/// An address, or one port of it, that must be left alone for a time.
-#[derive(Clone, Copy, Debug)]
+/// What must be left alone for a time.
+#[derive(Clone, Debug)]
 struct Ban {
-    ip: IpAddr,
-    port: Option<u16>,
+    target: BanTarget,
     from: Instant,
     until: Instant,
 }
@@ -167,7 +166,7 @@ impl<K: Copy + Ord + Debug> Checker<K> {
             Note::DialFailed(addr) => self.dial_ended(addr, "failed"),
             Note::Handshaking(conn, addr, dialled) => {
                 if !dialled {
-                    self.expect_not_banned(now, addr);
+                    self.expect_not_banned(now, addr, None);
                 }
                 self.handshaking(conn, addr, dialled);
             }
@@ -205,31 +204,34 @@ impl<K: Copy + Ord + Debug> Checker<K> {
         }
     }
 
-    /// From then on, a while after it was asked for, the address is to be left alone. Replaces
-    /// an earlier ban of it.
-    pub fn ban(&mut self, ip: IpAddr, port: Option<u16>, from: Instant, until: Instant) {
-        self.bans.retain(|ban| (ban.ip, ban.port) != (ip, port));
+    /// From then on, a while after it was asked for, the target is to be left alone. Replaces an
+    /// earlier ban of it.
+    pub fn ban(&mut self, target: BanTarget, from: Instant, until: Instant) {
+        self.bans.retain(|ban| ban.target != target);
         self.bans.push(Ban {
-            ip,
-            port,
+            target,
             from,
             until,
         });
     }
 
-    fn expect_not_banned(&mut self, now: Instant, addr: SocketAddr) {
+    fn expect_not_banned(&mut self, now: Instant, addr: SocketAddr, peer: Option<&PeerId>) {
         let hit = |ban: &&Ban| {
-            ban.ip == addr.ip()
-                && ban.port.is_none_or(|port| port == addr.port())
-                && (ban.from..ban.until).contains(&now)
+            let meant = match &ban.target {
+                BanTarget::Addr(banned) => *banned == addr,
+                BanTarget::Net(net) => net.contains(&addr.ip()),
+                BanTarget::Peer(banned) => Some(banned) == peer,
+            };
+            meant && (ban.from..ban.until).contains(&now)
         };
         if let Some(ban) = self.bans.iter().find(hit) {
-            self.violation(format!("{addr} at {now:?} in spite of {ban:?}"));
+            let text = format!("{addr}, {peer:?} at {now:?} in spite of {ban:?}");
+            self.violation(text);
         }
     }
 
     fn dial_begins(&mut self, now: Instant, addr: SocketAddr) {
-        self.expect_not_banned(now, addr);
+        self.expect_not_banned(now, addr, None);
         let dials = self.dialling.entry(addr).or_default();
         *dials += 1;
         if *dials > 1 {
@@ -286,7 +288,7 @@ impl<K: Copy + Ord + Debug> Checker<K> {
         self.admissions += 1;
         self.expect_phase(conn, Phase::Handshaking, "connection");
         if let Some(addr) = self.conns.get(&conn).map(|conn| conn.addr) {
-            self.expect_not_banned(now, addr);
+            self.expect_not_banned(now, addr, Some(peer));
         }
         if let Some(entry) = self.conns.get_mut(&conn)
             && entry.phase == Phase::Handshaking
@@ -470,7 +472,9 @@ mod tests {
             dials: limit,
         });
         let (from, until) = (Instant::ZERO, Instant::FAR_FUTURE);
-        checker.ban("10.0.0.66".parse().unwrap(), None, from, until);
+        let host: std::net::IpAddr = "10.0.0.66".parse().unwrap();
+        checker.ban(host.into(), from, until);
+        checker.ban(peer(66).into(), from, until);
         for note in notes {
             checker.note(Instant::ZERO, note);
         }
@@ -495,7 +499,9 @@ mod tests {
             Note::UserClosed(1),
             Note::Closed(1),
             Note::Admitted(2, peer(1)),
+            Note::UserOpened(2, peer(1)),
             Note::Closed(2),
+            Note::UserClosed(2),
             begin(3),
             Note::HandshakeTimeout(3),
             Note::Closed(3),
@@ -533,6 +539,12 @@ mod tests {
             ),
             ("in spite of", vec![Note::Dialling(banned())]),
             ("in spite of", vec![Note::Handshaking(1, banned(), false)]),
+            ("in spite of", [admitted(1, 66), end(1)].concat()),
+            ("never handed over", [admitted(1, 1), end(1)].concat()),
+            (
+                "the handler got 1, Handshaking",
+                vec![begin(1), Note::UserOpened(1, peer(1)), Note::Closed(1)],
+            ),
             (
                 "bytes without",
                 vec![begin(1), Note::UserData(1, 1), Note::Closed(1)],
