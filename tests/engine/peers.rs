@@ -2,7 +2,7 @@
 
 use flock_engine::io::Backend;
 use flock_engine::{Builder, Event, Events, Flock, PeerId};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -69,24 +69,33 @@ impl RawPeer {
 
     /// Connects and exchanges ids.
     pub(crate) fn handshake(to: SocketAddr, id: &PeerId) -> Self {
-        let mut peer = Self::connect(to);
-        peer.send_id(id);
-        peer.read_id();
-        peer
+        Self::try_handshake(to, id).unwrap()
     }
 
-    pub(crate) fn send_id(&mut self, id: &PeerId) {
+    /// The same with an engine that may have no room.
+    pub(crate) fn try_handshake(to: SocketAddr, id: &PeerId) -> io::Result<Self> {
+        let mut peer = Self::connect(to);
+        peer.send_id(id)?;
+        peer.try_read_id()?;
+        Ok(peer)
+    }
+
+    fn send_id(&mut self, id: &PeerId) -> io::Result<()> {
         let mut frame = vec![u8::try_from(id.as_bytes().len()).unwrap()];
         frame.extend_from_slice(id.as_bytes());
-        self.stream.write_all(&frame).unwrap();
+        self.stream.write_all(&frame)
     }
 
     pub(crate) fn read_id(&mut self) -> PeerId {
+        self.try_read_id().unwrap()
+    }
+
+    fn try_read_id(&mut self) -> io::Result<PeerId> {
         let mut len = [0];
-        self.stream.read_exact(&mut len).unwrap();
+        self.stream.read_exact(&mut len)?;
         let mut id = vec![0; usize::from(len[0])];
-        self.stream.read_exact(&mut id).unwrap();
-        PeerId::new(&id).unwrap()
+        self.stream.read_exact(&mut id)?;
+        Ok(PeerId::new(&id).unwrap())
     }
 
     /// Waits until the other side ended or reset the stream; what came before is returned.
@@ -94,7 +103,7 @@ impl RawPeer {
         let mut all = Vec::new();
         match self.stream.read_to_end(&mut all) {
             Ok(_) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {}
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
             Err(error) => panic!("waiting for the end: {error}"),
         }
         all

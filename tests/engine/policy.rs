@@ -103,8 +103,12 @@ fn the_limit_holds_inbound(backend: Backend) {
     wait_for("the sums", || sums().inbound_full == 1);
     assert_eq!((sums().handshakes_inbound, sums().claims_granted), (2, 2));
     drop(first);
-    wait_for("room", || flock.stats().connected == 1);
-    let _third = RawPeer::handshake(addr, &id(3));
+    // Whoever keeps count of the peer that left may hear of it later than its shard.
+    let mut third = None;
+    wait_for("room", || {
+        third = RawPeer::try_handshake(addr, &id(3)).ok();
+        third.is_some()
+    });
     wait_for("two peers again", || flock.stats().connected == 2);
     flock.shutdown(PATIENCE);
 }
