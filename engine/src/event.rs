@@ -1,7 +1,7 @@
 //! What an engine reports: the events of the seed, with its fields.
 
 use crate::names::{ChannelKey, ConnId, PeerId};
-use flock_transport::{CloseReason, Transport};
+use flock_transport::{CloseReason, Errno, Transport};
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -141,6 +141,24 @@ pub enum Event {
         /// Why.
         reason: RefuseReason,
     },
+    /// A shard cannot go on, and with it the engine: the other shards shut down. A bug of the
+    /// engine, or a system that withdrew what it had granted.
+    ShardFailed {
+        /// Its number.
+        shard: usize,
+        /// What happened.
+        reason: ShardFailure,
+    },
+}
+
+/// Why a shard cannot go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ShardFailure {
+    /// Its thread panicked outside of any handler; the panic's message went where panics go.
+    Panicked,
+    /// Its driver failed.
+    Driver(Errno),
 }
 
 impl Event {
@@ -160,6 +178,16 @@ impl Event {
             Self::ConnectionClosed { .. } => "connection-closed",
             Self::RedundantConnection(_) => "redundant-connection",
             Self::ConnectionRefused { .. } => "connection-refused",
+            Self::ShardFailed { .. } => "shard-failed",
+        }
+    }
+}
+
+impl fmt::Display for ShardFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Panicked => f.write_str("panicked"),
+            Self::Driver(errno) => write!(f, "driver: {errno}"),
         }
     }
 }

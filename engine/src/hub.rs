@@ -137,7 +137,7 @@ impl Events {
     /// The next event, blocking this thread at most for `timeout`. `None` means that time ran
     /// out or that the engine has ended.
     pub fn next_timeout(&mut self, timeout: Duration) -> Option<Event> {
-        let deadline = Instant::now() + timeout;
+        let deadline = crate::api::deadline(timeout);
         let mut queue = self.hub.lock();
         loop {
             if let Some(event) = self.hub.pop(&mut queue) {

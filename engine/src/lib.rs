@@ -27,7 +27,7 @@ pub use api::{
     Assembled, BanTarget, Builder, Channel, Connection, Flock, FlockError, Handler, IdChoice,
     Ignore, JoinOptions, RecvError, SendError, Stats, StreamConn, StreamMessage, Streams,
 };
-pub use event::{ConnectionInfo, Event, Peer};
+pub use event::{ConnectionInfo, Event, Peer, ShardFailure};
 pub use flock_tcp as tcp;
 pub use flock_tcp::{
     Congestion, Keepalive, ListenOptions, Queued, SendLimits, SendRefused, StreamOptions,

@@ -78,11 +78,16 @@ impl<K: Copy> Wheel<K> {
 
     /// Disarms a deadline; nothing happens if it has fired or was cancelled.
     pub(crate) fn cancel(&mut self, timer: TimerId) {
-        let entry = self.entries.get(timer.index);
-        if entry.is_some_and(|e| e.generation == timer.generation && e.key.is_some()) {
+        if self.is_armed(timer) {
             self.unlink(timer.index);
             self.release(timer.index);
         }
+    }
+
+    /// Whether the deadline is still to come.
+    pub(crate) fn is_armed(&self, timer: TimerId) -> bool {
+        let entry = self.entries.get(timer.index);
+        entry.is_some_and(|e| e.generation == timer.generation && e.key.is_some())
     }
 
     /// When to call [`expire`](Self::expire) next: the earliest deadline, or earlier, when

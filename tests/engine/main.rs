@@ -6,7 +6,11 @@
 #[cfg(test)]
 mod connections;
 #[cfg(test)]
+mod failures;
+#[cfg(test)]
 mod forbidden;
+#[cfg(test)]
+mod handles;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]

@@ -1,6 +1,7 @@
+use super::exchange::Exchange;
 use super::flock::Flock;
 use super::start::start;
-use super::streams::{Exchange, StreamMessage, Streams};
+use super::streams::{ABOVE_HIGH_MAX, StreamMessage, Streams};
 use crate::api::Handler;
 use crate::io::{Backend, Driver, DriverConfig, Unavailable};
 use crate::names::PeerId;
@@ -37,8 +38,10 @@ pub enum FlockError {
     Io(io::Error),
     /// A shard's mailbox is full: the caller is faster than the engine.
     Busy,
-    /// The engine was shut down.
+    /// The engine was shut down, or cannot go on.
     ShutDown,
+    /// A handler asked for something that waits for the shards, and would wait for itself.
+    OnShard,
 }
 
 impl fmt::Display for FlockError {
@@ -49,6 +52,7 @@ impl fmt::Display for FlockError {
             Self::Io(error) => error.fmt(f),
             Self::Busy => f.write_str("the engine's mailbox is full"),
             Self::ShutDown => f.write_str("the engine was shut down"),
+            Self::OnShard => f.write_str("a handler cannot wait for the shards"),
         }
     }
 }
@@ -90,6 +94,7 @@ pub struct Builder {
     pub(crate) listen: ListenOptions,
     pub(crate) send_limits: SendLimits,
     pub(crate) recv_limit: usize,
+    pub(crate) accept_backlog: usize,
     pub(crate) events_limit: usize,
     pub(crate) mailbox: usize,
     pub(crate) driver: DriverConfig,
@@ -118,6 +123,7 @@ impl Default for Builder {
             listen: ListenOptions::default(),
             send_limits: SendLimits::default(),
             recv_limit: 256 * 1024,
+            accept_backlog: 4096,
             events_limit: 65_536,
             mailbox: 16_384,
             driver: DriverConfig::default(),
@@ -160,7 +166,10 @@ impl Builder {
         connect_timeout: Duration,
         /// How long a handshake may take, admission included (5 s).
         handshake_timeout: Duration,
-        /// How long a closing connection waits for the peer's end (5 s) before it is reset.
+        /// How long a closing connection may make no progress (5 s): neither does what is queued go
+        /// out, nor does the peer end its direction. Then it is reset. A
+        /// [`Connection`](crate::Connection) whose peer has ended its direction waits as long to be
+        /// accepted before it is closed.
         linger: Duration,
         /// Waits before the retries of a failed dial (1, 1, 5, 15 s, each ±10 %); then the
         /// candidate is dropped.
@@ -170,11 +179,17 @@ impl Builder {
         keep_existing: bool,
         /// Socket options of dialled and accepted connections.
         stream: StreamOptions,
+        /// Options of listening sockets; those for their connections come from
+        /// [`stream`](Self::stream).
+        listen: ListenOptions,
         /// High- and low-water marks and the hard limit of each connection's send queue.
         send_limits: SendLimits,
         /// Bytes received on a [`Connection`](crate::Connection) and not taken by the
         /// application before the peer is held back (256 KiB).
         recv_limit: usize,
+        /// [`Connection`](crate::Connection)s that nobody has accepted yet (4,096); beyond that
+        /// those whose peer has gone are forgotten first, and then new ones are reset.
+        accept_backlog: usize,
         /// Unread events (65,536) beyond which nothing new is started until they are read.
         events_limit: usize,
         /// Sizes of each shard's driver.
@@ -207,7 +222,17 @@ impl Builder {
     /// # Errors
     /// An option makes no sense, or the system refuses threads or rings.
     pub fn start(self) -> Result<Flock, FlockError> {
-        let exchange = Exchange::new(self.recv_limit);
+        let max = self.send_limits.high as usize + ABOVE_HIGH_MAX;
+        if (self.send_limits.max as usize) < max {
+            let text =
+                format!("send_limits: with this high-water mark, max must be at least {max}");
+            return Err(FlockError::Option(text));
+        }
+        if self.accept_backlog == 0 {
+            let text = "accept_backlog must be at least 1";
+            return Err(FlockError::Option(text.to_owned()));
+        }
+        let exchange = Exchange::new(self.recv_limit, self.accept_backlog, self.linger);
         let handlers = exchange.clone();
         let flock = start(
             &self,
@@ -262,6 +287,13 @@ impl Builder {
         }
         if self.connect_timeout.is_zero() || self.handshake_timeout.is_zero() {
             return wrong("connect_timeout and handshake_timeout must be longer than zero");
+        }
+        let SendLimits { high, low, max } = self.send_limits;
+        if high == 0 || low > high || high > max {
+            return wrong("send_limits: low must not be above high, nor high above max or zero");
+        }
+        if self.mailbox == 0 || self.recv_limit == 0 {
+            return wrong("mailbox and recv_limit must be at least 1");
         }
         Ok(())
     }

@@ -1,12 +1,13 @@
-use super::streams::{Read, Stream, Write};
+use super::streams::{PIECE, Read, Stream, Write};
 use crate::event::ConnectionInfo;
 use crate::names::ConnId;
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use flock_transport::{Blame, CloseReason};
 use std::fmt;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, Wake, Waker};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 /// A connection to a peer, usable from any thread and any async runtime, or none.
@@ -16,11 +17,9 @@ use std::time::{Duration, Instant};
 /// Dropping the connection closes it after what was sent has gone out.
 pub struct Connection {
     stream: Arc<Stream>,
+    /// Whether dropping it closes it.
+    owned: bool,
 }
-
-/// Sends are handed to the shard in pieces of this size, so that one large send does not fill
-/// the queue at a stroke.
-const PIECE: usize = 64 * 1024;
 
 /// The connection ended before everything was handed over.
 #[derive(Clone, Debug)]
@@ -64,13 +63,26 @@ impl std::error::Error for RecvError {}
 
 impl Connection {
     pub(crate) fn new(stream: Arc<Stream>) -> Self {
-        Self { stream }
+        Self {
+            stream,
+            owned: true,
+        }
+    }
+
+    /// Whether the peer is gone or going.
+    pub(super) fn is_over(&self) -> bool {
+        self.stream.peer_is_gone()
     }
 
     /// Now with the application.
-    pub(crate) fn taken(self) -> Self {
+    pub(super) fn taken(self) -> Self {
         self.stream.take();
         self
+    }
+
+    /// Forgets the connection without closing it.
+    pub(super) fn disown(mut self) {
+        self.owned = false;
     }
 
     /// What is known about the connection and its peer.
@@ -95,25 +107,10 @@ impl Connection {
     /// high-water mark. Done means queued, not arrived.
     ///
     /// # Errors
-    /// The connection ended; what was not handed over comes back.
+    /// The connection ended, or this side ended or closed it; what was not handed over comes back.
     pub async fn send(&self, data: impl Into<Bytes>) -> Result<(), SendError> {
         let mut data = data.into();
-        while !data.is_empty() {
-            let piece = data.slice(..data.len().min(PIECE));
-            let written = poll_fn(|cx| match self.stream.write(&piece, Some(cx.waker())) {
-                Write::Taken => Poll::Ready(Ok(())),
-                Write::Closed(reason) => Poll::Ready(Err(reason)),
-                Write::Full => Poll::Pending,
-            });
-            if let Err(reason) = written.await {
-                return Err(SendError {
-                    unsent: data,
-                    reason: Some(reason),
-                });
-            }
-            data = data.slice(piece.len()..);
-        }
-        Ok(())
+        poll_fn(|cx| self.hand_over(&mut data, cx.waker())).await
     }
 
     /// As [`send`](Self::send), blocking this thread at most for `timeout`.
@@ -121,31 +118,40 @@ impl Connection {
     /// # Errors
     /// As [`send`](Self::send), or time ran out.
     pub fn send_timeout(&self, data: impl Into<Bytes>, timeout: Duration) -> Result<(), SendError> {
-        let deadline = Instant::now() + timeout;
+        let deadline = deadline(timeout);
         let mut data = data.into();
+        let waker = Waker::from(Arc::new(Unpark(thread::current())));
+        loop {
+            if let Poll::Ready(result) = self.hand_over(&mut data, &waker) {
+                return result;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(SendError {
+                    unsent: data,
+                    reason: None,
+                });
+            }
+            thread::park_timeout(left);
+        }
+    }
+
+    /// Hands over what there is room for, and takes it off `data`.
+    fn hand_over(&self, data: &mut Bytes, waker: &Waker) -> Poll<Result<(), SendError>> {
         while !data.is_empty() {
             let piece = data.slice(..data.len().min(PIECE));
-            match self.stream.write(&piece, None) {
-                Write::Taken => data = data.slice(piece.len()..),
+            match self.stream.write(&piece, waker) {
+                Write::Taken => data.advance(piece.len()),
+                Write::Full => return Poll::Pending,
                 Write::Closed(reason) => {
-                    return Err(SendError {
-                        unsent: data,
+                    return Poll::Ready(Err(SendError {
+                        unsent: data.clone(),
                         reason: Some(reason),
-                    });
-                }
-                Write::Full => {
-                    let ready =
-                        |state: &super::streams::State| state.writable() || state.closed.is_some();
-                    if !self.stream.wait(deadline, ready) {
-                        return Err(SendError {
-                            unsent: data,
-                            reason: None,
-                        });
-                    }
+                    }));
                 }
             }
         }
-        Ok(())
+        Poll::Ready(Ok(()))
     }
 
     /// The next bytes received, or `None` once the peer has ended its direction (or the
@@ -166,18 +172,18 @@ impl Connection {
     /// # Errors
     /// The connection broke, or nothing came in time.
     pub fn recv_timeout(&self, timeout: Duration) -> Result<Option<Bytes>, RecvError> {
-        let deadline = Instant::now() + timeout;
+        let deadline = deadline(timeout);
         loop {
             if let Some(result) = self.take(None) {
                 return result;
             }
-            if !self.stream.wait(deadline, super::streams::State::readable) {
+            if !self.stream.wait_readable(deadline) {
                 return Err(RecvError::TimedOut);
             }
         }
     }
 
-    fn take(&self, waker: Option<&std::task::Waker>) -> Option<Result<Option<Bytes>, RecvError>> {
+    fn take(&self, waker: Option<&Waker>) -> Option<Result<Option<Bytes>, RecvError>> {
         match self.stream.read(waker) {
             Read::Data(data) => Some(Ok(Some(data))),
             Read::End => Some(Ok(None)),
@@ -188,7 +194,8 @@ impl Connection {
         }
     }
 
-    /// Ends our direction after what was sent (half-close); receiving goes on.
+    /// Ends our direction after what was sent (half-close); receiving goes on. Nothing can be sent
+    /// after it.
     pub fn end(&self) {
         self.stream.end();
     }
@@ -204,9 +211,25 @@ impl Connection {
     }
 }
 
+/// `timeout` from now; one beyond what a clock can say is as good as for ever.
+pub(crate) fn deadline(timeout: Duration) -> Instant {
+    const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+    let now = Instant::now();
+    now.checked_add(timeout).unwrap_or(now + FOR_EVER)
+}
+
+/// Wakes a blocked thread.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
 impl Drop for Connection {
     fn drop(&mut self) {
-        if !self.is_closed() {
+        if self.owned && !self.is_closed() {
             self.close();
         }
     }

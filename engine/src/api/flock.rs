@@ -1,6 +1,6 @@
 use super::builder::{Builder, DefaultMessage, FlockError};
-use super::connection::Connection;
-use super::streams::Exchange;
+use super::connection::{Connection, deadline};
+use super::exchange::Exchange;
 use crate::event::ConnectionInfo;
 use crate::hub::{Events, Hub};
 use crate::io::Selected;
@@ -11,15 +11,16 @@ use crate::swarm::Homes;
 use bytes::Bytes;
 use flock_tcp::ListenOptions;
 use flock_transport::canonical;
+use std::cell::Cell;
 use std::fmt;
 use std::future::poll_fn;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub use crate::swarm::{BanTarget, Stats};
 
@@ -38,6 +39,8 @@ pub(crate) struct Inner<M: Send + 'static> {
     pub(crate) listen: ListenOptions,
     pub(crate) threads: Mutex<Vec<JoinHandle<()>>>,
     pub(crate) bound: Mutex<Vec<SocketAddr>>,
+    /// Calls of `listen` so far.
+    pub(crate) listens: AtomicU64,
     pub(crate) exchange: Option<Arc<Exchange>>,
     pub(crate) over: AtomicBool,
 }
@@ -77,11 +80,11 @@ impl Flock {
 
     /// The next connected peer, or `None` once the engine was shut down. Cancellation-safe.
     ///
-    /// Connections wait for this call as long as they live; of those that closed unaccepted the
-    /// latest 1,024 are kept.
+    /// Connections wait for this call, up to [`Builder::accept_backlog`]; beyond that those that
+    /// have ended are forgotten first, and then new ones are reset.
     pub async fn accept(&self) -> Option<Connection> {
         let exchange = self.inner.exchange.as_ref()?;
-        poll_fn(|cx| match exchange.poll(Some(cx.waker())) {
+        poll_fn(|cx| match exchange.poll(cx.waker()) {
             Ok(Some(connection)) => Poll::Ready(Some(connection)),
             Ok(None) => Poll::Pending,
             Err(_) => Poll::Ready(None),
@@ -92,10 +95,11 @@ impl Flock {
     /// As [`accept`](Self::accept), blocking this thread at most for `timeout`.
     #[must_use]
     pub fn accept_timeout(&self, timeout: Duration) -> Option<Connection> {
-        self.inner.exchange.as_ref()?.wait(Instant::now() + timeout)
+        let deadline = deadline(timeout);
+        self.inner.exchange.as_ref()?.wait(deadline)
     }
 
-    /// Connections that closed before they were accepted, and were forgotten.
+    /// Connections that were forgotten or reset because the backlog was full.
     #[must_use]
     pub fn accepts_missed(&self) -> u64 {
         self.inner
@@ -113,10 +117,11 @@ impl<M: Send + 'static> Flock<M> {
     }
 
     /// Listens on `port` for IPv4 and IPv6, 0 for any, and returns the address bound. Blocks
-    /// until all shards listen.
+    /// until all shards listen; when one cannot, none does, and earlier listeners stay.
     ///
     /// # Errors
-    /// The port is taken, also by another process of the same user, or may not be used.
+    /// The port is taken, also by another process of the same user, or may not be used; or this
+    /// was called by a handler.
     pub fn listen(&self, port: u16) -> Result<SocketAddr, FlockError> {
         let six = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port);
         match self.listen_at(six) {
@@ -133,37 +138,19 @@ impl<M: Send + 'static> Flock<M> {
     /// # Errors
     /// As [`listen`](Self::listen).
     pub fn listen_at(&self, addr: SocketAddr) -> Result<SocketAddr, FlockError> {
-        let mut bound = self
-            .inner
-            .bound
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        not_on_a_shard()?;
+        let mut bound = self.inner.lock_bound();
+        let group = self.inner.listens.fetch_add(1, Ordering::Relaxed) + 1;
         let mut at = addr;
-        for (shard, sender) in self.inner.senders.iter().enumerate() {
-            let options = ListenOptions {
-                shared: self.inner.senders.len() > 1,
-                exclusive: shard == 0,
-                ..self.inner.listen
-            };
-            let (reply, answer) = sync_channel(1);
-            post(
-                sender,
-                Command::Listen {
-                    addr: at,
-                    options,
-                    reply,
-                },
-            )?;
-            let listened = answer.recv().map_err(|_| FlockError::ShutDown)?;
-            match listened {
+        for shard in 0..self.shards() {
+            match self.listen_shard(shard, group, at) {
                 Ok(here) => at = here,
                 Err(error) => {
-                    if shard > 0 {
-                        // Half a group would lose the connections that hash to the other half.
-                        self.tell_all(|| Command::Unlisten)?;
-                        bound.clear();
+                    // Half a group would lose the connections that hash to the other half.
+                    for sender in &self.inner.senders[..shard] {
+                        sender.send_protocol(Mail::Command(Command::Unlisten { group }));
                     }
-                    return Err(error.into());
+                    return Err(error);
                 }
             }
         }
@@ -171,14 +158,32 @@ impl<M: Send + 'static> Flock<M> {
         Ok(at)
     }
 
+    fn listen_shard(
+        &self,
+        shard: usize,
+        group: u64,
+        addr: SocketAddr,
+    ) -> Result<SocketAddr, FlockError> {
+        let options = ListenOptions {
+            shared: self.shards() > 1,
+            exclusive: shard == 0,
+            ..self.inner.listen
+        };
+        let (reply, answer) = sync_channel(1);
+        let command = Command::Listen {
+            addr,
+            options,
+            group,
+            reply,
+        };
+        post(&self.inner.senders[shard], command)?;
+        Ok(answer.recv().map_err(|_| FlockError::ShutDown)??)
+    }
+
     /// The addresses listened on.
     #[must_use]
     pub fn listening(&self) -> Vec<SocketAddr> {
-        self.inner
-            .bound
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.inner.lock_bound().clone()
     }
 
     /// Joins a channel: a name, hash or id. Listens on any port if nobody did yet. Joining twice
@@ -316,6 +321,7 @@ impl<M: Send + 'static> Flock<M> {
     /// # Errors
     /// The engine is busy or was shut down.
     pub fn connections(&self) -> Result<Vec<ConnectionInfo>, FlockError> {
+        not_on_a_shard()?;
         let mut all = Vec::new();
         for sender in &self.inner.senders {
             let (reply, answer) = sync_channel(1);
@@ -372,9 +378,13 @@ impl<M: Send + 'static> Flock<M> {
     }
 
     /// Stops listening and dialling, closes every connection in good order, and after `within`
-    /// the hard way. Blocks until all shards have ended, whether or not events are read.
+    /// the hard way. Blocks until all shards have ended, whether or not events are read; called by
+    /// a handler it does not block, since its own shard is among them.
     pub fn shutdown(&self, within: Duration) {
         self.begin_shutdown(within);
+        if not_on_a_shard().is_err() {
+            return;
+        }
         let mut threads = self
             .inner
             .threads
@@ -407,6 +417,10 @@ impl<M: Send + 'static> Flock<M> {
 }
 
 impl<M: Send + 'static> Inner<M> {
+    fn lock_bound(&self) -> MutexGuard<'_, Vec<SocketAddr>> {
+        self.bound.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn begin_shutdown(&self, within: Duration) {
         if !self.over.swap(true, Ordering::AcqRel) {
             for sender in &self.senders {
@@ -420,7 +434,7 @@ impl<M: Send + 'static> Inner<M> {
 }
 
 /// How long connections get when the last handle is dropped.
-const DROP_SHUTDOWN: Duration = Duration::from_secs(5);
+pub(super) const DROP_SHUTDOWN: Duration = Duration::from_secs(5);
 
 impl<M: Send + 'static> Drop for Inner<M> {
     fn drop(&mut self) {
@@ -464,6 +478,24 @@ impl<M: Send + 'static> Channel<M> {
     pub fn leave(&self) -> Result<(), FlockError> {
         self.flock.leave(self.key.clone())
     }
+}
+
+thread_local! {
+    /// Whether this thread runs a shard.
+    static ON_A_SHARD: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Marks this thread as a shard's.
+pub(super) fn enter_shard() {
+    ON_A_SHARD.set(true);
+}
+
+/// A handler that waits for an answer of the shards waits for itself.
+fn not_on_a_shard() -> Result<(), FlockError> {
+    if ON_A_SHARD.get() {
+        return Err(FlockError::OnShard);
+    }
+    Ok(())
 }
 
 fn post<M>(sender: &Sender<Mail<M>>, command: Command) -> Result<(), FlockError> {

@@ -3,10 +3,13 @@
 
 mod builder;
 mod connection;
+mod exchange;
 mod flock;
 mod handler;
 mod start;
 mod streams;
+
+pub(crate) use connection::deadline;
 
 pub use builder::{Assembled, Builder, FlockError, IdChoice};
 pub use connection::{Connection, RecvError, SendError};

@@ -1,13 +1,14 @@
 //! From options to a running engine.
 
 use super::builder::{Assembled, Builder, FlockError};
-use super::flock::{Flock, Inner};
+use super::flock::{DROP_SHUTDOWN, Flock, Inner, enter_shard};
 use crate::api::Handler;
+use crate::event::{Event, ShardFailure};
 use crate::hub::Hub;
 
 use crate::io::{Backend, Clock, Driver, PollDriver, Selected, UringDriver, Waker, select};
 use crate::shard::mailbox::{Mailbox, Sender};
-use crate::shard::{Board, Mail, ShardSetup, Step, Wiring};
+use crate::shard::{Board, Command, Mail, ShardSetup, Step, Wiring};
 use crate::swarm::{Homes, SharedCounts};
 use rand::RngCore;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -91,11 +92,9 @@ fn wire<M: Send + 'static>(
     let hash_seed = rng.next_u64();
     let count = u16::try_from(wakers.len()).expect("checked with the options");
     let hub = Arc::new(Hub::new(options.events_limit, wakers.clone()));
-    // Between shards there are at most a handful of messages for each connection.
-    let protocol = (options.connections as usize).saturating_mul(8);
     let mailboxes: Vec<_> = wakers
         .into_iter()
-        .map(|waker| Mailbox::new(options.mailbox, protocol, waker))
+        .map(|waker| Mailbox::new(options.mailbox, waker))
         .collect();
     let senders: Vec<_> = mailboxes.iter().map(|(sender, _)| sender.clone()).collect();
     let wiring = Wiring {
@@ -119,6 +118,7 @@ fn wire<M: Send + 'static>(
         },
         threads: Mutex::default(),
         bound: Mutex::default(),
+        listens: 0.into(),
         exchange: None,
         over: false.into(),
     };
@@ -158,6 +158,13 @@ fn spawn<D: Driver, H: Handler>(
             return;
         }
         let Ok(setup) = receive.recv() else { return };
+        enter_shard();
+        // Dropped after the shard, whose own drop tells its connections.
+        let _watch = Watch {
+            shard,
+            hub: setup.wiring.hub.clone(),
+            senders: setup.wiring.senders.clone(),
+        };
         let mut running = setup.build(driver, handler(shard));
         while running.step() == Step::Running {}
     })?;
@@ -166,6 +173,31 @@ fn spawn<D: Driver, H: Handler>(
         waker,
         setup,
     })
+}
+
+/// Notices that a shard's thread panics. The engine ends with it, and says so: its peers,
+/// candidates and claims are nobody's any more.
+struct Watch<M> {
+    shard: usize,
+    hub: Arc<Hub>,
+    senders: Vec<Sender<Mail<M>>>,
+}
+
+impl<M> Drop for Watch<M> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        self.hub.push(Event::ShardFailed {
+            shard: self.shard,
+            reason: ShardFailure::Panicked,
+        });
+        self.hub.shard_ended();
+        for sender in &self.senders {
+            let within = DROP_SHUTDOWN;
+            sender.send_protocol(Mail::Command(Command::Shutdown { within }));
+        }
+    }
 }
 
 /// Pins this thread to `cpu`, which must be one it may run on anyway.

@@ -1,16 +1,19 @@
 //! The handler behind the [`Connection`] level: it moves bytes between shards and handles.
 
 use super::connection::Connection;
+use super::exchange::{Exchange, Wires};
 use crate::api::Handler;
 use crate::event::ConnectionInfo;
 use crate::names::ConnId;
-use crate::shard::{ConnCommand, ConnCx, Mail, ShardCx, mailbox::Sender};
+use crate::shard::mailbox::{SendError, remember};
+use crate::shard::{Command, ConnCommand, ConnCx, Mail, ShardCx};
 use bytes::Bytes;
-use flock_tcp::Queued;
+use flock_tcp::{Queued, SendRefused};
 use flock_transport::CloseReason;
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
+use std::time::Instant;
 
 /// Bytes to send on a connection of a shard.
 pub struct StreamMessage {
@@ -18,129 +21,21 @@ pub struct StreamMessage {
     data: Bytes,
 }
 
-/// What all streams of an engine share.
-pub(crate) struct Exchange {
-    senders: OnceLock<Vec<Sender<Mail<StreamMessage>>>>,
-    backlog: Mutex<Backlog>,
-    arrived: Condvar,
-    /// Bytes received and not yet taken by the application before a peer is held back.
-    recv_limit: usize,
-}
-
-#[derive(Default)]
-struct Backlog {
-    waiting: VecDeque<Connection>,
-    waker: Option<Waker>,
-    missed: u64,
-    over: bool,
-}
-
-/// Closed connections that nobody accepted are forgotten beyond this many.
-const BACKLOG_CLOSED_MAX: usize = 1024;
-
 /// Bytes on their way to the shard before a sender waits.
 const MAIL_LIMIT: usize = 256 * 1024;
 
-impl Exchange {
-    pub(crate) fn new(recv_limit: usize) -> Arc<Self> {
-        Arc::new(Self {
-            senders: OnceLock::new(),
-            backlog: Mutex::default(),
-            arrived: Condvar::new(),
-            recv_limit,
-        })
-    }
+/// Sends are handed to the shard in pieces of this size, so that one large send does not fill
+/// the queue at a stroke.
+pub(super) const PIECE: usize = 64 * 1024;
 
-    /// Called once, when the shards' mailboxes exist and before any shard runs.
-    pub(crate) fn wire(&self, senders: Vec<Sender<Mail<StreamMessage>>>) {
-        let first = self.senders.set(senders).is_ok();
-        debug_assert!(first, "an engine is wired once");
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Backlog> {
-        self.backlog.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn offer(&self, connection: Connection) {
-        let mut backlog = self.lock();
-        if backlog.waiting.len() >= BACKLOG_CLOSED_MAX
-            && backlog.waiting.front().is_some_and(Connection::is_closed)
-        {
-            backlog.waiting.pop_front();
-            backlog.missed += 1;
-        }
-        backlog.waiting.push_back(connection);
-        let waker = backlog.waker.take();
-        drop(backlog);
-        self.arrived.notify_one();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-
-    /// The next connection; none yet (then `waker` is called), or none ever again (`Err`).
-    pub(crate) fn poll(&self, waker: Option<&Waker>) -> Result<Option<Connection>, Over> {
-        let mut backlog = self.lock();
-        match backlog.waiting.pop_front() {
-            Some(connection) => Ok(Some(connection.taken())),
-            None if backlog.over => Err(Over),
-            None => {
-                if let Some(waker) = waker {
-                    backlog.waker = Some(waker.clone());
-                }
-                Ok(None)
-            }
-        }
-    }
-
-    /// Waits on this thread for the next connection until `deadline`.
-    pub(crate) fn wait(&self, deadline: std::time::Instant) -> Option<Connection> {
-        let mut backlog = self.lock();
-        loop {
-            if let Some(connection) = backlog.waiting.pop_front() {
-                return Some(connection.taken());
-            }
-            let left = deadline.saturating_duration_since(std::time::Instant::now());
-            if left.is_zero() || backlog.over {
-                return None;
-            }
-            let waited = self.arrived.wait_timeout(backlog, left);
-            backlog = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-    }
-
-    /// Connections that closed before anybody accepted them, and were forgotten.
-    pub(crate) fn missed(&self) -> u64 {
-        self.lock().missed
-    }
-
-    pub(crate) fn close(&self) {
-        let mut backlog = self.lock();
-        backlog.over = true;
-        let waker = backlog.waker.take();
-        drop(backlog);
-        self.arrived.notify_all();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-
-    fn mail(&self, shard: usize, mail: Mail<StreamMessage>) -> bool {
-        self.senders
-            .get()
-            .and_then(|all| all.get(shard))
-            .is_some_and(|to| to.send(mail).is_ok())
-    }
-}
-
-/// No connection will come any more: the engine was shut down.
-#[derive(Debug)]
-pub(crate) struct Over;
+/// What may be in a send queue above its high-water mark: what was in the mail when the mark was
+/// passed.
+pub(super) const ABOVE_HIGH_MAX: usize = MAIL_LIMIT + PIECE;
 
 /// One connection, as seen from both sides.
 pub(crate) struct Stream {
     pub(crate) info: ConnectionInfo,
-    exchange: Arc<Exchange>,
+    wires: Arc<Wires>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -151,7 +46,7 @@ pub(crate) struct State {
     incoming_bytes: usize,
     paused: bool,
     ended: bool,
-    pub(crate) closed: Option<CloseReason>,
+    closed: Option<CloseReason>,
     /// The shard's send queue is above its high-water mark.
     blocked: bool,
     /// Bytes mailed to the shard and not yet in its send queue.
@@ -161,8 +56,8 @@ pub(crate) struct State {
     end_sent: bool,
     close_sent: bool,
     abort_sent: bool,
-    reader: Option<Waker>,
-    writer: Option<Waker>,
+    readers: Vec<Waker>,
+    writers: Vec<Waker>,
 }
 
 /// What a read found.
@@ -190,7 +85,7 @@ impl Stream {
         let mut state = self.lock();
         if let Some(data) = state.incoming.pop_front() {
             state.incoming_bytes -= data.len();
-            if state.paused && state.incoming_bytes <= self.exchange.recv_limit / 2 {
+            if state.paused && state.incoming_bytes <= self.wires.recv_limit / 2 {
                 state.paused = false;
                 self.command(ConnCommand::Resume);
             }
@@ -201,7 +96,9 @@ impl Stream {
             None if state.ended => Read::End,
             None => {
                 if let Some(waker) = waker {
-                    state.reader = Some(waker.clone());
+                    let woken = remember(&mut state.readers, waker);
+                    drop(state);
+                    wake(woken);
                 }
                 Read::Nothing
             }
@@ -209,44 +106,42 @@ impl Stream {
     }
 
     /// Hands `data` to the shard if there is room for it; `waker` is called when there is.
-    pub(crate) fn write(self: &Arc<Self>, data: &Bytes, waker: Option<&Waker>) -> Write {
+    pub(crate) fn write(self: &Arc<Self>, data: &Bytes, waker: &Waker) -> Write {
         let mut state = self.lock();
         if let Some(reason) = state.closed {
             return Write::Closed(reason);
         }
-        if !state.blocked && state.in_mail < MAIL_LIMIT {
-            let message = StreamMessage {
-                stream: self.clone(),
-                data: data.clone(),
-            };
-            if self
-                .exchange
-                .mail(self.info.conn.shard(), Mail::User(message))
-            {
-                state.in_mail += data.len();
-                return Write::Taken;
-            }
-            // The mailbox is full of others' mail, and its emptying is not our event.
-            if let Some(waker) = waker {
-                waker.wake_by_ref();
-            }
+        if state.end_sent || state.close_sent || state.abort_sent {
+            return Write::Closed(CloseReason::Local);
+        }
+        if state.blocked || state.in_mail >= MAIL_LIMIT {
+            let woken = remember(&mut state.writers, waker);
+            drop(state);
+            wake(woken);
             return Write::Full;
         }
-        if let Some(waker) = waker {
-            state.writer = Some(waker.clone());
+        let Some(shard) = self.wires.shard(self.info.conn.shard()) else {
+            return Write::Closed(CloseReason::Shutdown);
+        };
+        let message = StreamMessage {
+            stream: self.clone(),
+            data: data.clone(),
+        };
+        match shard.send_or_wait(Mail::User(message), Some(waker)) {
+            Ok(()) => {
+                state.in_mail += data.len();
+                Write::Taken
+            }
+            Err(SendError::Full(_)) => Write::Full,
+            Err(SendError::Closed(_)) => Write::Closed(CloseReason::Shutdown),
         }
-        Write::Full
     }
 
-    /// Blocks this thread until something changed, at most until `deadline`; whether time is left.
-    pub(crate) fn wait(
-        &self,
-        deadline: std::time::Instant,
-        ready: impl Fn(&State) -> bool,
-    ) -> bool {
+    /// Blocks this thread until something can be read, at most until `deadline`; whether it can.
+    pub(crate) fn wait_readable(&self, deadline: Instant) -> bool {
         let mut state = self.lock();
-        while !ready(&state) {
-            let left = deadline.saturating_duration_since(std::time::Instant::now());
+        while !state.readable() {
+            let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
             }
@@ -260,13 +155,20 @@ impl Stream {
         self.lock().closed
     }
 
-    pub(crate) fn take(&self) {
+    /// Whether the peer has ended its direction, or the connection is closed.
+    pub(crate) fn peer_is_gone(&self) -> bool {
+        let state = self.lock();
+        state.ended || state.closed.is_some()
+    }
+
+    pub(super) fn take(&self) {
         self.lock().taken = true;
     }
 
     /// Half-closes, once.
     pub(crate) fn end(&self) {
-        if !std::mem::replace(&mut self.lock().end_sent, true) {
+        let mut state = self.lock();
+        if !std::mem::replace(&mut state.end_sent, true) && state.closed.is_none() {
             self.command(ConnCommand::End);
         }
     }
@@ -292,44 +194,54 @@ impl Stream {
     /// the mailbox whatever else is there.
     fn command(&self, what: ConnCommand) {
         let conn = self.info.conn;
-        let mail = Mail::Command(crate::shard::Command::Conn { conn, what });
-        if let Some(to) = self
-            .exchange
-            .senders
-            .get()
-            .and_then(|all| all.get(conn.shard()))
-        {
-            to.send_protocol(mail);
+        if let Some(shard) = self.wires.shard(conn.shard()) {
+            shard.send_protocol(Mail::Command(Command::Conn { conn, what }));
         }
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.lock();
         change(&mut state);
-        let readable = !state.incoming.is_empty() || state.ended || state.closed.is_some();
-        let writable = state.writable() || state.closed.is_some();
-        let reader = if readable { state.reader.take() } else { None };
-        let writer = if writable { state.writer.take() } else { None };
+        let mut woken = Vec::new();
+        if state.readable() {
+            woken.append(&mut state.readers);
+        }
+        if state.writable() {
+            woken.append(&mut state.writers);
+        }
         drop(state);
         self.changed.notify_all();
-        for waker in [reader, writer].into_iter().flatten() {
-            waker.wake();
-        }
+        wake(woken);
     }
 }
 
 impl State {
-    pub(crate) fn readable(&self) -> bool {
+    fn readable(&self) -> bool {
         !self.incoming.is_empty() || self.ended || self.closed.is_some()
     }
 
-    pub(crate) fn writable(&self) -> bool {
-        !self.blocked && self.in_mail < MAIL_LIMIT
+    fn writable(&self) -> bool {
+        self.closed.is_some() || (!self.blocked && self.in_mail < MAIL_LIMIT)
+    }
+}
+
+fn wake(wakers: Vec<Waker>) {
+    for waker in wakers {
+        waker.wake();
     }
 }
 
 /// A connection's state on its shard.
 pub struct StreamConn(Arc<Stream>);
+
+impl Drop for StreamConn {
+    /// A shard that died closes nothing itself.
+    fn drop(&mut self) {
+        self.0.change(|state| {
+            state.closed.get_or_insert(CloseReason::Shutdown);
+        });
+    }
+}
 
 /// The handler of engines made by [`Builder::start`](crate::Builder::start).
 pub struct Streams {
@@ -342,24 +254,34 @@ impl Streams {
     }
 }
 
+impl Drop for Streams {
+    /// An engine with a shard less takes no more connections.
+    fn drop(&mut self) {
+        self.exchange.close();
+    }
+}
+
 impl Handler for Streams {
     type Conn = StreamConn;
     type Msg = StreamMessage;
 
-    fn on_connection(&mut self, _: &mut ConnCx<'_>, info: &ConnectionInfo) -> Self::Conn {
+    fn on_connection(&mut self, cx: &mut ConnCx<'_>, info: &ConnectionInfo) -> Self::Conn {
         let stream = Arc::new(Stream {
             info: info.clone(),
-            exchange: self.exchange.clone(),
+            wires: self.exchange.wires.clone(),
             state: Mutex::default(),
             changed: Condvar::new(),
         });
-        self.exchange.offer(Connection::new(stream.clone()));
+        if let Err(refused) = self.exchange.offer(Connection::new(stream.clone())) {
+            refused.disown();
+            cx.abort();
+        }
         StreamConn(stream)
     }
 
     fn on_data(&mut self, cx: &mut ConnCx<'_>, stream: &mut Self::Conn, data: &[u8]) {
         let mut full = false;
-        let limit = stream.0.exchange.recv_limit;
+        let limit = stream.0.wires.recv_limit;
         stream.0.change(|state| {
             state.incoming.push_back(Bytes::copy_from_slice(data));
             state.incoming_bytes += data.len();
@@ -377,8 +299,14 @@ impl Handler for Streams {
             state.ended = true;
             taken = state.taken;
         });
-        // Nobody has accepted it, and the peer is leaving: what it sent can still be read.
         if !taken {
+            cx.set_timer(stream.0.wires.grace);
+        }
+    }
+
+    fn on_timer(&mut self, cx: &mut ConnCx<'_>, stream: &mut Self::Conn) {
+        // Most peers that end their direction have left. What it sent can still be read.
+        if !stream.0.lock().taken {
             cx.close();
         }
     }
@@ -399,10 +327,15 @@ impl Handler for Streams {
 
     fn on_message(&mut self, cx: &mut ShardCx<'_>, message: StreamMessage) {
         let StreamMessage { stream, data } = message;
-        let len = data.len();
-        // A refusal means that the connection is closing, which the handle learns by itself: the
-        // mail limit keeps what is queued below the queue's own.
-        let blocked = matches!(cx.send(stream.info.conn, data), Ok(Queued::AboveHigh));
+        let (conn, len) = (stream.info.conn, data.len());
+        let sent = cx.send(conn, data);
+        if let Err(SendRefused::Full(_)) = &sent {
+            // The limits are checked against each other, so that this cannot be; but a stream with
+            // a hole in it must not go on.
+            cx.give_up(conn, CloseReason::SendQueueFull);
+        }
+        // A closed connection is learnt by other means.
+        let blocked = matches!(sent, Ok(Queued::AboveHigh));
         stream.change(|state| {
             state.in_mail -= len;
             state.blocked |= blocked;

@@ -29,9 +29,13 @@ pub(crate) enum Command {
     Listen {
         addr: SocketAddr,
         options: ListenOptions,
+        /// Names the call, for `Unlisten`.
+        group: u64,
         reply: Reply<io::Result<SocketAddr>>,
     },
-    Unlisten,
+    Unlisten {
+        group: u64,
+    },
     Join {
         channel: ChannelKey,
         announce: bool,

@@ -75,7 +75,8 @@ impl ConnCx<'_> {
     }
 
     /// Stops receiving, so that the kernel holds the peer back. Bytes that were already on their
-    /// way into this turn may still be delivered.
+    /// way into this turn may still be delivered. While paused the peer's end or reset goes
+    /// unnoticed, unless a send meets it.
     pub fn pause(&mut self) {
         if let Some(link) = self.links.table.get_mut(self.key) {
             link.tcp.pause_recv();
@@ -146,6 +147,13 @@ impl ShardCx<'_> {
             return Err(SendRefused::Closed(data));
         }
         self.links.send(Links::key(conn), data)
+    }
+
+    /// Resets a connection of this shard for a reason of the engine's own.
+    pub(crate) fn give_up(&mut self, conn: ConnId, reason: CloseReason) {
+        if conn.shard == self.links.shard {
+            self.links.abort(Links::key(conn), reason);
+        }
     }
 
     /// Queues `data` on every admitted connection of this shard and returns how many took it.

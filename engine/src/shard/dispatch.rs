@@ -1,7 +1,7 @@
 //! Completions, and what follows from them.
 
 use super::link::{Links, Phase, Timer, TokenKind, link_token, token_kind};
-use super::{Shard, discard, index, invoke};
+use super::{LISTENER_REST, Listener, Shard, discard, index, invoke};
 use crate::api::Handler;
 use crate::event::{ConnectionInfo, Event, RefuseReason};
 use crate::io::{Completion, ConnectOptions, Driver, LoanId, Op, Outcome, SocketId};
@@ -25,9 +25,14 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         match outcome {
             Outcome::Accepted { socket, peer } => self.accepted(now, socket, peer),
             Outcome::AcceptEnded(errno) => {
-                self.counters.accept_failures += u64::from(errno != Errno::CANCELED);
-                for listener in &mut self.listeners {
-                    listener.accepting &= listener.socket != socket;
+                let broken = errno != Errno::CANCELED;
+                self.counters.accept_failures += u64::from(broken);
+                let ended = |listener: &&mut Listener| listener.socket == socket;
+                for listener in self.listeners.iter_mut().filter(ended) {
+                    listener.accepting = false;
+                    if broken {
+                        listener.broken_until = now + LISTENER_REST;
+                    }
                 }
             }
             // A connection that was refused, or the listener itself.
@@ -128,7 +133,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             Outcome::Data(loan) => return self.on_data(now, key, loan),
             Outcome::Eof => link.tcp.on_eof(),
             Outcome::RecvEnded(errno) => link.tcp.on_recv_ended(errno),
-            Outcome::Sent { bytes } => link.tcp.on_sent(bytes),
+            Outcome::Sent { bytes } => {
+                let event = link.tcp.on_sent(bytes);
+                self.links.extend_linger(key);
+                event
+            }
             Outcome::SendFailed(errno) => link.tcp.on_send_failed(errno),
             Outcome::Closed => {
                 self.report_closed(now, key);
@@ -243,6 +252,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             unreachable!("only a claiming connection is admitted");
         };
         let ended = link.tcp.peer_ended();
+        if !held.is_empty() {
+            // Before the handler is called: its own wish to pause comes later and counts.
+            link.tcp.resume_recv();
+            self.links.touch(key);
+        }
         self.links.clear_stage_timer(key);
         self.hub.push(Event::Connection(info.clone()));
         let mut cx = super::ConnCx {
@@ -261,11 +275,6 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.users[index(key)] = Some(user);
         self.counters.admitted += 1;
         if !held.is_empty() {
-            // Before the handler is called: its own wish to pause comes later and counts.
-            if let Some(link) = self.links.table.get_mut(key) {
-                link.tcp.resume_recv();
-                self.links.touch(key);
-            }
             self.call(key, |handler, cx, conn| handler.on_data(cx, conn, &held));
         }
         if ended {

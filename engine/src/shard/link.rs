@@ -181,6 +181,34 @@ impl Links {
         }
     }
 
+    /// Whether a timer that has just expired was cleared or armed anew since; if not, it is
+    /// taken out of its link.
+    pub(crate) fn is_rearmed(&mut self, timer: Timer) -> bool {
+        let (Timer::Handshake(key) | Timer::Linger(key) | Timer::User(key)) = timer;
+        let Some(link) = self.table.get_mut(key) else {
+            return true;
+        };
+        let slot = match timer {
+            Timer::User(_) => &mut link.user_timer,
+            Timer::Handshake(_) | Timer::Linger(_) => &mut link.stage_timer,
+        };
+        match *slot {
+            Some(armed) if !self.wheel.is_armed(armed) => {
+                *slot = None;
+                false
+            }
+            _ => true,
+        }
+    }
+
+    /// A closing link moved on: the wait for its end begins again.
+    pub(crate) fn extend_linger(&mut self, key: Key) {
+        let closing = |link: &Link| link.reason.is_some() && link.stage_timer.is_some();
+        if self.table.get(key).is_some_and(closing) {
+            self.set_stage_timer(Timer::Linger(key), self.linger);
+        }
+    }
+
     /// Starts a graceful close: what is queued goes out first. The first reason given counts.
     pub(crate) fn close(&mut self, key: Key, reason: CloseReason) {
         let Some(link) = self.table.get_mut(key) else {

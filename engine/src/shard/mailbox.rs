@@ -1,17 +1,17 @@
 //! A shard's mailbox: many senders, one reader that takes everything at a stroke.
 
 use crate::io::Waker;
-use std::fmt;
-use sync::{Arc, AtomicU64, Mutex, MutexGuard, Ordering};
+use std::{fmt, task};
+use sync::{Arc, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering};
 
 #[cfg(not(loom))]
 mod sync {
-    pub(super) use std::sync::atomic::{AtomicU64, Ordering};
+    pub(super) use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
     pub(super) use std::sync::{Arc, Mutex, MutexGuard};
 }
 #[cfg(loom)]
 mod sync {
-    pub(super) use loom::sync::atomic::{AtomicU64, Ordering};
+    pub(super) use loom::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
     pub(super) use loom::sync::{Arc, Mutex, MutexGuard};
 }
 
@@ -32,16 +32,27 @@ pub(crate) struct Sender<T> {
 struct Shared<T> {
     state: Mutex<State<T>>,
     refused: AtomicU64,
+    /// Protocol messages unread, as a hint that costs no lock.
+    protocol: AtomicUsize,
     waker: Waker,
     limit: usize,
-    protocol_limit: usize,
 }
+
+/// Unread protocol messages above which the shards start no new connections, each of which would
+/// bring more of them: those of the living ones are few.
+const CROWDED: usize = 16 * 1024;
+/// Senders waiting for room that are remembered; beyond it all are woken, to ask again.
+const WAITERS_MAX: usize = 64;
 
 struct State<T> {
     mail: Vec<T>,
     /// How many of `mail` count against the ordinary limit.
     ordinary: usize,
+    /// The largest of the nudges since the reader's last look.
+    nudge: Option<u16>,
     closed: bool,
+    /// Who waits for room for ordinary mail.
+    waiters: Vec<task::Waker>,
     /// Whether the reader may be asleep and nobody has begun to wake it.
     asleep: bool,
 }
@@ -64,21 +75,23 @@ impl<T> fmt::Debug for SendError<T> {
 }
 
 impl<T> Mailbox<T> {
-    /// `limit`: ordinary messages at a time. `protocol_limit`: messages of all kinds at a time
-    /// that the protocol between shards could at the most produce; more is a bug.
-    pub(crate) fn new(limit: usize, protocol_limit: usize, waker: Waker) -> (Sender<T>, Self) {
+    /// `limit`: ordinary messages at a time. Those of the protocol between shards are bounded by
+    /// the connections there are, see [`Sender::crowded`].
+    pub(crate) fn new(limit: usize, waker: Waker) -> (Sender<T>, Self) {
         let state = State {
             mail: Vec::new(),
             ordinary: 0,
+            nudge: None,
             closed: false,
+            waiters: Vec::new(),
             asleep: false,
         };
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             refused: AtomicU64::new(0),
+            protocol: AtomicUsize::new(0),
             waker,
             limit,
-            protocol_limit: protocol_limit.saturating_add(limit),
         });
         (
             Sender {
@@ -92,7 +105,7 @@ impl<T> Mailbox<T> {
     pub(crate) fn prepare_sleep(&self) -> bool {
         // Under the lock: a sender that queued before sees no sleeper, but is seen here.
         let mut state = self.shared.lock();
-        state.asleep = state.mail.is_empty();
+        state.asleep = state.mail.is_empty() && state.nudge.is_none();
         state.asleep
     }
 
@@ -102,12 +115,20 @@ impl<T> Mailbox<T> {
     }
 
     /// Takes all mail, in order, into `into`, which must be empty: the two vectors change
-    /// places, so that neither is ever allocated anew.
-    pub(crate) fn take(&self, into: &mut Vec<T>) {
+    /// places, so that neither is ever allocated anew. Returns the largest nudge.
+    pub(crate) fn take(&self, into: &mut Vec<T>) -> Option<u16> {
         debug_assert!(into.is_empty(), "mail of the turn before is still there");
         let mut state = self.shared.lock();
         std::mem::swap(&mut state.mail, into);
         state.ordinary = 0;
+        self.shared.protocol.store(0, Ordering::Relaxed);
+        let nudge = state.nudge.take();
+        let waiters = std::mem::take(&mut state.waiters);
+        drop(state);
+        for waiter in waiters {
+            waiter.wake();
+        }
+        nudge
     }
 
     /// Messages refused because the mailbox was at its limit.
@@ -122,20 +143,38 @@ impl<T> Drop for Mailbox<T> {
         state.closed = true;
         // Dropped outside the lock: mail may hold reply channels whose owners run on drop.
         let mail = std::mem::take(&mut state.mail);
+        let waiters = std::mem::take(&mut state.waiters);
         drop(state);
         drop(mail);
+        for waiter in waiters {
+            waiter.wake();
+        }
     }
 }
 
 impl<T> Sender<T> {
     /// Leaves a message, if there is room.
     pub(crate) fn send(&self, message: T) -> Result<(), SendError<T>> {
+        self.send_or_wait(message, None)
+    }
+
+    /// As [`send`](Self::send); `waiter` is woken once there may be room for what found none.
+    pub(crate) fn send_or_wait(
+        &self,
+        message: T,
+        waiter: Option<&task::Waker>,
+    ) -> Result<(), SendError<T>> {
         let mut state = self.shared.lock();
         if state.closed {
             return Err(SendError::Closed(message));
         }
         if state.ordinary >= self.shared.limit {
             self.shared.refused.fetch_add(1, Ordering::Relaxed);
+            let woken = waiter.map(|waiter| remember(&mut state.waiters, waiter));
+            drop(state);
+            for waiter in woken.into_iter().flatten() {
+                waiter.wake();
+            }
             return Err(SendError::Full(message));
         }
         state.ordinary += 1;
@@ -144,21 +183,53 @@ impl<T> Sender<T> {
         Ok(())
     }
 
-    /// Leaves a message of a kind whose number is bounded by the number of connections. It
-    /// always finds room, since losing one would leave the shards at odds; a shard that has
-    /// ended takes none, and needs none.
+    /// Leaves a message whose loss would leave the shards at odds, so it always finds room. A shard
+    /// that has ended takes none, and needs none.
+    ///
+    /// What bounds them: a connection causes a handful in its life, its shard starts no new ones
+    /// while a mailbox is [`crowded`](Self::crowded), and notices in its next turn. So a mailbox
+    /// holds at most the crowd, the handful for each connection alive then, and those for the
+    /// connections started in one more turn of each shard.
     pub(crate) fn send_protocol(&self, message: T) {
         let mut state = self.shared.lock();
         if state.closed {
             return;
         }
-        assert!(
-            state.mail.len() < self.shared.protocol_limit,
-            "more messages than connections"
-        );
         state.mail.push(message);
+        self.shared.protocol.fetch_add(1, Ordering::Relaxed);
         self.shared.wake_sleeper(state);
     }
+
+    /// Whether so many protocol messages are unread that nothing should be started that causes
+    /// more.
+    pub(crate) fn crowded(&self) -> bool {
+        self.shared.protocol.load(Ordering::Relaxed) > CROWDED
+    }
+
+    /// Tells the reader `nudge`, of which it needs only the largest: it takes no room.
+    pub(crate) fn nudge(&self, nudge: u16) {
+        let mut state = self.shared.lock();
+        if !state.closed {
+            state.nudge = state.nudge.max(Some(nudge));
+            self.shared.wake_sleeper(state);
+        }
+    }
+}
+
+/// Adds `waiter` to those who wait, once; when they are too many they are returned, to be woken
+/// and to ask again.
+pub(crate) fn remember(waiters: &mut Vec<task::Waker>, waiter: &task::Waker) -> Vec<task::Waker> {
+    if waiters.iter().any(|known| known.will_wake(waiter)) {
+        return Vec::new();
+    }
+    let many = waiters.len() >= WAITERS_MAX;
+    let woken = if many {
+        std::mem::take(waiters)
+    } else {
+        Vec::new()
+    };
+    waiters.push(waiter.clone());
+    woken
 }
 
 impl<T> Clone for Sender<T> {
@@ -191,7 +262,6 @@ impl<T> Shared<T> {
 mod tests {
     use super::*;
     use crate::io::Wake;
-    use std::sync::atomic::AtomicUsize;
 
     #[derive(Default)]
     struct CountingWake(AtomicUsize);
@@ -204,7 +274,7 @@ mod tests {
 
     fn mailbox(limit: usize) -> (Sender<u32>, Mailbox<u32>, std::sync::Arc<CountingWake>) {
         let wake = std::sync::Arc::new(CountingWake::default());
-        let (sender, mailbox) = Mailbox::new(limit, 2, Waker::new(wake.clone()));
+        let (sender, mailbox) = Mailbox::new(limit, Waker::new(wake.clone()));
         (sender, mailbox, wake)
     }
 
@@ -236,6 +306,64 @@ mod tests {
         drop(mailbox);
         assert!(matches!(sender.send(4), Err(SendError::Closed(4))));
     }
+
+    #[test]
+    fn nudges_take_no_room_and_the_largest_counts() {
+        let (sender, mailbox, wake) = mailbox(1);
+        assert!(mailbox.prepare_sleep());
+        for nudge in [2, 5, 3] {
+            sender.nudge(nudge);
+        }
+        assert_eq!(wake.0.load(Ordering::Relaxed), 1);
+        assert!(!mailbox.prepare_sleep(), "a nudge is mail");
+        let mut mail = Vec::new();
+        assert_eq!(mailbox.take(&mut mail), Some(5));
+        assert_eq!(mailbox.take(&mut mail), None);
+        assert!(mail.is_empty());
+    }
+
+    #[test]
+    fn a_stalled_reader_shows_as_crowded_until_it_reads() {
+        let (sender, mailbox, _) = mailbox(1);
+        for n in 0..=CROWDED {
+            assert!(!sender.crowded());
+            sender.send_protocol(u32::try_from(n).unwrap());
+        }
+        assert!(sender.crowded());
+        mailbox.take(&mut Vec::new());
+        assert!(!sender.crowded());
+    }
+
+    #[test]
+    fn who_found_no_room_is_woken_when_there_is() {
+        struct Woken(AtomicUsize);
+        impl task::Wake for Woken {
+            fn wake(self: std::sync::Arc<Self>) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let (sender, mailbox, _) = mailbox(1);
+        sender.send(1).unwrap();
+        let woken: Vec<_> = (0..2)
+            .map(|_| std::sync::Arc::new(Woken(AtomicUsize::new(0))))
+            .collect();
+        for waiter in &woken {
+            let waker = task::Waker::from(waiter.clone());
+            for _ in 0..2 {
+                let refused = sender.send_or_wait(2, Some(&waker));
+                assert!(matches!(refused, Err(SendError::Full(2))));
+            }
+        }
+        let counts = || {
+            woken
+                .iter()
+                .map(|w| w.0.load(Ordering::Relaxed))
+                .sum::<usize>()
+        };
+        assert_eq!(counts(), 0);
+        mailbox.take(&mut Vec::new());
+        assert_eq!(counts(), 2, "each once");
+    }
 }
 
 #[cfg(all(test, loom))]
@@ -258,7 +386,7 @@ mod loom_tests {
     fn no_wake_up_is_lost() {
         loom::model(|| {
             let wake = std::sync::Arc::new(NotifyWake(Notify::new()));
-            let (sender, mailbox) = Mailbox::new(8, 8, Waker::new(wake.clone()));
+            let (sender, mailbox) = Mailbox::new(8, Waker::new(wake.clone()));
             let threads: Vec<_> = (0..2)
                 .map(|n| {
                     let sender = sender.clone();

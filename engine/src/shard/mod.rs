@@ -17,13 +17,14 @@ pub use cx::{ConnCx, ShardCx};
 pub(crate) use start::{ShardSetup, Wiring};
 
 use crate::api::Handler;
+use crate::event::{Event, ShardFailure};
 use crate::hub::Hub;
 use crate::io::{Completions, Driver, Op, OpKey, SocketId, Verb};
-use crate::swarm::{Action, CandidateId, Swarm};
+use crate::swarm::{Action, CandidateId, PeerMessage, Swarm};
 use crate::table::Key;
 use bytes::Bytes;
 use flock_tcp::StreamOptions;
-use flock_transport::{CloseHow, CloseReason, Instant, Transport};
+use flock_transport::{CloseHow, CloseReason, Errno, Instant, Transport};
 use hashbrown::HashMap;
 use link::{Link, Links, Phase, Timer};
 use mailbox::{Mailbox, Sender};
@@ -52,6 +53,8 @@ pub struct Shard<D: Driver, H: Handler> {
     mail: Vec<Mail<H::Msg>>,
     routes: Vec<Sender<Mail<H::Msg>>>,
     listeners: Vec<Listener>,
+    /// Whether another shard has more unread mail than starting anything new allows.
+    crowded: bool,
     dials: HashMap<(CandidateId, Transport), Key, ahash::RandomState>,
     completions: Completions,
     /// The deadline of the next turn.
@@ -73,7 +76,17 @@ pub struct Shard<D: Driver, H: Handler> {
 struct Listener {
     socket: SocketId,
     accepting: bool,
+    /// Which call of the API made it: all shards' listeners of one call stand and fall together.
+    group: u64,
+    /// When to try a listener again that broke.
+    broken_until: Instant,
 }
+
+/// How long a listener that broke rests before it is tried again.
+const LISTENER_REST: Duration = Duration::from_secs(1);
+
+/// How often to look whether a shard that did not read its mail does again.
+const CROWD_LOOK: Duration = Duration::from_millis(1);
 
 /// How long the driver may take to get its memory back from the kernel at the end.
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
@@ -86,9 +99,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let mut completions = std::mem::take(&mut self.completions);
         let turned = self.driver.turn(self.sleep_until, &mut completions);
         self.mailbox.awake();
-        let Ok(now) = turned else {
-            self.counters.driver_failures += 1;
-            return self.finish(self.links.now);
+        let now = match turned {
+            Ok(now) => now,
+            Err(error) => return self.fail(Errno::from_io(&error)),
         };
         self.links.now = now;
         for completion in completions.drain(..) {
@@ -121,10 +134,17 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         if !self.mailbox.prepare_sleep() {
             return Some(Instant::ZERO);
         }
+        // A shard that reads its mail again wakes nobody for it.
+        let look = self.crowded.then(|| self.links.now + CROWD_LOOK);
+        let resting = |listener: &Listener| (!listener.accepting).then_some(listener.broken_until);
+        let rested = self.listeners.iter().filter_map(resting);
+        let rested = rested.filter(|at| *at > self.links.now).min();
         [
             self.links.wheel.next_deadline(),
             self.swarm.next_deadline(),
             self.ending,
+            look,
+            rested,
         ]
         .into_iter()
         .flatten()
@@ -137,6 +157,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             .wheel
             .expire(now, &mut |timer| expired.push(timer));
         for timer in expired.drain(..) {
+            if self.links.is_rearmed(timer) {
+                // Changed by a handler called just before, for one that expired with it.
+                continue;
+            }
             match timer {
                 Timer::Handshake(key) => {
                     self.swarm.handshake_timeout(self.links.conn_id(key));
@@ -149,9 +173,6 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                     }
                 }
                 Timer::User(key) => {
-                    if let Some(link) = self.links.table.get_mut(key) {
-                        link.user_timer = None;
-                    }
                     self.call(key, |handler, cx, conn| handler.on_timer(cx, conn));
                 }
             }
@@ -160,24 +181,20 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.swarm.on_deadline(now);
     }
 
-    /// While events pile up unread, or the end has begun, nothing new is started.
+    /// While events pile up unread, another shard does not read its mail, or the end has begun,
+    /// nothing new is started.
     fn hold_starts(&mut self, now: Instant) {
-        let hold = self.ending.is_some() || self.hub.congested();
+        self.crowded = self.routes.iter().any(Sender::crowded);
+        let hold = self.ending.is_some() || self.hub.congested() || self.crowded;
         self.swarm.suspend_starts(now, hold);
         for listener in &mut self.listeners {
+            let socket = listener.socket;
             if hold && listener.accepting {
-                self.driver.cancel(OpKey {
-                    socket: listener.socket,
-                    verb: Verb::Accept,
-                });
-            } else if !hold && !listener.accepting {
+                let verb = Verb::Accept;
+                self.driver.cancel(OpKey { socket, verb });
+            } else if !hold && !listener.accepting && listener.broken_until <= now {
                 listener.accepting = true;
-                submit(
-                    &mut self.driver,
-                    Op::Accept {
-                        listener: listener.socket,
-                    },
-                );
+                submit(&mut self.driver, Op::Accept { listener: socket });
             }
         }
     }
@@ -211,7 +228,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 Action::Close { conn, reason } => self.part(now, Links::key(conn), reason),
                 Action::Send { shard, message } => {
                     self.counters.messages_sent += 1;
-                    self.routes[usize::from(shard)].send_protocol(Mail::Peer(message));
+                    let route = &self.routes[usize::from(shard)];
+                    match message {
+                        PeerMessage::Refill { hops } => route.nudge(hops),
+                        message => route.send_protocol(Mail::Peer(message)),
+                    }
                 }
                 Action::Emit(event) => self.hub.push(event),
             }
@@ -311,8 +332,29 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             .publish(usize::from(self.links.shard), stats, &self.counters);
     }
 
+    /// The driver cannot go on. An engine is whole or not at all: the other shards are told to
+    /// shut down, since peers and candidates of this one are nobody's any more.
+    fn fail(&mut self, errno: Errno) -> Step {
+        self.counters.driver_failures += 1;
+        self.hub.push(Event::ShardFailed {
+            shard: usize::from(self.links.shard),
+            reason: ShardFailure::Driver(errno),
+        });
+        for route in &self.routes {
+            let within = self.links.linger;
+            route.send_protocol(Mail::Command(Command::Shutdown { within }));
+        }
+        self.finish(self.links.now)
+    }
+
     /// Reports and closes what is left, and gives the driver's memory back.
     fn finish(&mut self, now: Instant) -> Step {
+        self.swarm.suspend_starts(now, true);
+        let dials: Vec<_> = self.dials.keys().copied().collect();
+        for (candidate, transport) in dials {
+            self.abort_dial(candidate, transport);
+            self.swarm.dial_failed(now, candidate, transport, false);
+        }
         let keys: Vec<Key> = self.links.table.iter().map(|(key, _)| key).collect();
         for key in keys {
             self.links.abort(key, CloseReason::Shutdown);

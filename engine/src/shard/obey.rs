@@ -7,6 +7,7 @@ use super::{Listener, Shard, discard};
 use crate::api::Handler;
 use crate::io::Driver;
 use crate::names::ConnId;
+use crate::swarm::PeerMessage;
 use flock_tcp::ListenOptions;
 use flock_transport::{CloseReason, Instant, Transport};
 use std::io;
@@ -17,7 +18,7 @@ use std::time::Duration;
 impl<D: Driver, H: Handler> Shard<D, H> {
     pub(super) fn read_mail(&mut self, now: Instant) {
         let mut mail = std::mem::take(&mut self.mail);
-        self.mailbox.take(&mut mail);
+        let nudge = self.mailbox.take(&mut mail);
         for message in mail.drain(..) {
             match message {
                 Mail::Peer(message) => self.swarm.message(now, message),
@@ -36,6 +37,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             self.act(now);
         }
         self.mail = mail;
+        if let Some(hops) = nudge {
+            self.swarm.message(now, PeerMessage::Refill { hops });
+            self.act(now);
+        }
     }
 
     fn obey(&mut self, now: Instant, command: Command) {
@@ -43,12 +48,16 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             Command::Listen {
                 addr,
                 options,
+                group,
                 reply,
             } => {
-                // An asker that has gone does not mind.
-                let _ = reply.try_send(self.listen(addr, &options));
+                // Without an answer the asker learns that the engine has been shut down.
+                if self.ending.is_none() {
+                    // An asker that has gone does not mind.
+                    let _ = reply.try_send(self.listen_in(group, addr, &options));
+                }
             }
-            Command::Unlisten => self.unlisten(),
+            Command::Unlisten { group } => self.unlisten(|listener| listener.group == group),
             Command::Join { channel, announce } => self.swarm.join(channel, announce),
             Command::Leave { channel } => self.swarm.leave(now, &channel),
             Command::AddPeer { channel, addr } => self.swarm.add_peer(now, channel, addr),
@@ -79,6 +88,15 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// # Errors
     /// As [`Driver::listen`].
     pub fn listen(&mut self, addr: SocketAddr, options: &ListenOptions) -> io::Result<SocketAddr> {
+        self.listen_in(0, addr, options)
+    }
+
+    fn listen_in(
+        &mut self,
+        group: u64,
+        addr: SocketAddr,
+        options: &ListenOptions,
+    ) -> io::Result<SocketAddr> {
         if self.ending.is_some() {
             return Err(io::Error::other("the engine is shutting down"));
         }
@@ -86,12 +104,14 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.listeners.push(Listener {
             socket,
             accepting: false,
+            group,
+            broken_until: Instant::ZERO,
         });
         Ok(bound)
     }
 
-    fn unlisten(&mut self) {
-        for listener in self.listeners.drain(..) {
+    fn unlisten(&mut self, which: impl Fn(&Listener) -> bool) {
+        for listener in self.listeners.extract_if(.., |listener| which(listener)) {
             discard(&mut self.driver, listener.socket);
         }
     }
@@ -123,7 +143,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// Starts nothing any more, says goodbye to everybody, and gives them `within` to answer.
     fn shut_down(&mut self, now: Instant, within: Duration) {
         self.ending.get_or_insert(now + within);
-        self.unlisten();
+        self.unlisten(|_| true);
         self.swarm.suspend_starts(now, true);
         let keys: Vec<_> = self.links.table.iter().map(|(key, _)| key).collect();
         for key in keys {

@@ -91,6 +91,7 @@ impl<M: Send + 'static> ShardSetup<M> {
             mail: Vec::new(),
             routes: wiring.senders,
             listeners: Vec::new(),
+            crowded: false,
             dials: HashMap::with_hasher(hasher),
             completions: Vec::new(),
             sleep_until: Some(Instant::ZERO),

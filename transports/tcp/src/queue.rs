@@ -115,3 +115,46 @@ impl SendQueue {
         *self = Self::default();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// What comes out is what went in, in order, whatever the pieces and whenever taken.
+        #[test]
+        fn bytes_keep_their_order(steps in prop::collection::vec((0_usize..5, 0_usize..700_000), 1..60)) {
+            let pattern = Bytes::from((0..=250_u8).cycle().take(1 << 20).collect::<Vec<_>>());
+            let mut queue = SendQueue::default();
+            let (mut pushed, mut taken) = (0_usize, 0_usize);
+            let mut check = |queue: &mut SendQueue, pushed: usize| {
+                let chunks = queue.take();
+                let len: usize = chunks.iter().map(Bytes::len).sum();
+                assert!(len <= OPERATION_MAX && chunks.iter().all(|chunk| !chunk.is_empty()));
+                assert_eq!(len == 0, taken == pushed, "empty only when all is out");
+                for chunk in chunks {
+                    let at = taken % 251;
+                    assert_eq!(chunk, pattern.slice(at..at + chunk.len()));
+                    taken += chunk.len();
+                }
+                assert_eq!(queue.waiting(), (pushed - taken) as u64);
+            };
+            for (kind, len) in steps {
+                if kind == 0 {
+                    check(&mut queue, pushed);
+                } else {
+                    // Short pieces more often than long ones.
+                    let len = if kind == 1 { len } else { len % 2_000 } + 1;
+                    queue.push(pattern.slice(pushed % 251..pushed % 251 + len));
+                    pushed += len;
+                }
+            }
+            while queue.waiting() > 0 {
+                check(&mut queue, pushed);
+            }
+            check(&mut queue, pushed);
+            prop_assert!(queue.rest.is_none(), "the overflow is given back");
+        }
+    }
+}
