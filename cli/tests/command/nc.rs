@@ -90,9 +90,7 @@ fn dial(args: &[&str], port: &str, input: Vec<u8>) -> Output {
 }
 
 fn pattern(len: usize, seed: u8) -> Vec<u8> {
-    (0..len)
-        .map(|at| (at / 251) as u8 ^ at as u8 ^ seed)
-        .collect()
+    (0..=250_u8).cycle().skip(seed.into()).take(len).collect()
 }
 
 #[test]
@@ -170,8 +168,8 @@ fn echo_keeps_serving() {
         let server = Listening::start(&["--echo", "-k", "--backend", backend]);
         let addr = format!("127.0.0.1:{}", server.port);
         let mut streams: Vec<_> = (0..8).map(|_| TcpStream::connect(&addr).unwrap()).collect();
-        for (seed, stream) in streams.iter_mut().enumerate() {
-            let sent = pattern(500_000, seed as u8);
+        for (seed, stream) in (0..).zip(&mut streams) {
+            let sent = pattern(500_000, seed);
             let mut writing = stream.try_clone().unwrap();
             let feeding = {
                 let sent = sent.clone();
