@@ -1,5 +1,6 @@
 //! Several swarms wired by a router that a seed drives, held to what must never happen.
 
+mod pair;
 mod rules;
 
 use super::*;
