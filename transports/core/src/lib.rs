@@ -10,6 +10,6 @@ mod train;
 
 pub use addr::{Transport, canonical};
 pub use close::{Blame, CloseReason, Errno, HandshakeError};
-pub use send::{CHUNKS_MAX, Chunks, CloseHow};
+pub use send::{CHUNKS_MAX, Chunks, CloseHow, Queued, SendLimits, SendRefused};
 pub use time::Instant;
 pub use train::{TRAIN_BYTES_MAX, TRAIN_DATAGRAMS_MAX, TRAIN_PARTS_MAX, Train};

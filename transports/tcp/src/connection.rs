@@ -1,6 +1,6 @@
-use crate::queue::{Queued, SendLimits, SendQueue, SendRefused};
+use crate::queue::SendQueue;
 use bytes::Bytes;
-use flock_transport::{Chunks, CloseHow, CloseReason, Errno};
+use flock_transport::{Chunks, CloseHow, CloseReason, Errno, Queued, SendLimits, SendRefused};
 
 #[cfg(test)]
 mod tests;

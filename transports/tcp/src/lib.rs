@@ -7,5 +7,5 @@ mod options;
 mod queue;
 
 pub use connection::{Connection, Event, Verb};
+pub use flock_transport::{Queued, SendLimits, SendRefused};
 pub use options::{Congestion, Keepalive, ListenOptions, StreamOptions};
-pub use queue::{Queued, SendLimits, SendRefused};

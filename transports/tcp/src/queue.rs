@@ -1,58 +1,6 @@
 use bytes::Bytes;
 use flock_transport::{CHUNKS_MAX, Chunks};
 use std::collections::VecDeque;
-use std::fmt;
-
-/// Marks of a send queue, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SendLimits {
-    /// Above it the sender is told to wait.
-    pub high: u32,
-    /// Below it, after having been above `high`, the sender is told to go on.
-    pub low: u32,
-    /// Beyond it nothing more is taken. A send to an empty queue is taken whatever its size, since
-    /// it is held by reference.
-    pub max: u32,
-}
-
-impl Default for SendLimits {
-    fn default() -> Self {
-        Self {
-            high: 256 << 10,
-            low: 64 << 10,
-            max: 64 << 20,
-        }
-    }
-}
-
-/// How full the queue is after a send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Queued {
-    /// Below the high-water mark.
-    Ok,
-    /// At or above it: wait until told that there is room.
-    AboveHigh,
-}
-
-/// A send that was not taken; the bytes come back.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SendRefused {
-    /// The queue would exceed its hard limit.
-    Full(Bytes),
-    /// The connection is closing or gone, or its sending direction was ended.
-    Closed(Bytes),
-}
-
-impl fmt::Display for SendRefused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Full(_) => "the send queue is full",
-            Self::Closed(_) => "the connection is closing",
-        })
-    }
-}
-
-impl std::error::Error for SendRefused {}
 
 /// Bytes waiting to be sent. The first piece lies in place, so that the usual case, one send at
 /// a time, allocates nothing; what queues behind it is boxed, since most connections are idle
