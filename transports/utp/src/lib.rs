@@ -3,3 +3,13 @@
 //! Everything here is a pure machine. Datagrams, the time and a seed come in; datagrams to send,
 //! events and the next deadline come out. Nothing opens a socket, starts a thread or reads a
 //! clock, so a whole transfer replays from a seed in virtual time.
+
+mod config;
+mod connection;
+mod endpoint;
+mod receiving;
+mod wire;
+
+pub use config::Config;
+pub use endpoint::{ConnectRefused, Counters, Endpoint, Event, Key};
+pub use flock_transport::{Queued, SendLimits, SendRefused};

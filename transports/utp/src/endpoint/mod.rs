@@ -1,0 +1,500 @@
+//! All connections of one UDP socket.
+
+mod connections;
+mod cookie;
+mod deadlines;
+mod half_open;
+mod incoming;
+mod network;
+mod outgoing;
+mod ring;
+
+use crate::config::Config;
+use crate::connection::Connection;
+use crate::wire::Seq;
+use ahash::RandomState;
+use bytes::Bytes;
+use connections::Connections;
+use deadlines::Deadlines;
+use flock_transport::{CloseReason, Instant, Queued, SendRefused, canonical};
+use half_open::HalfOpen;
+use network::{Bucket, Buckets};
+use outgoing::{Replies, Trains};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use ring::{Flow, Ring};
+use std::collections::VecDeque;
+use std::fmt;
+use std::net::SocketAddr;
+use std::ops::Range;
+
+#[cfg(test)]
+mod tests;
+
+/// Names a connection of one endpoint; stale once the connection is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// Where the connection is; below the number of connections there ever were at once.
+    pub slot: u32,
+    /// Which of those that were there.
+    pub generation: u32,
+}
+
+/// What happened to a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// The peer answered our dial.
+    Connected {
+        /// The connection.
+        key: Key,
+    },
+    /// A peer dialled us and proved that it receives what we send to its address.
+    Accepted {
+        /// The connection.
+        key: Key,
+        /// The peer.
+        from: SocketAddr,
+    },
+    /// The next bytes of the stream.
+    Data {
+        /// The connection.
+        key: Key,
+        /// Where they are in the datagrams just handed to [`Endpoint::handle`].
+        range: Range<usize>,
+    },
+    /// The next bytes of the stream, which had waited for earlier ones or for
+    /// [`Endpoint::resume`].
+    Buffered {
+        /// The connection.
+        key: Key,
+        /// The bytes.
+        bytes: Bytes,
+    },
+    /// The peer ended its direction.
+    Eof {
+        /// The connection.
+        key: Key,
+    },
+    /// The send queue fell below its low-water mark after having been above the high one.
+    Writable {
+        /// The connection.
+        key: Key,
+    },
+    /// The connection is gone; the last event with this key.
+    Closed {
+        /// The connection.
+        key: Key,
+        /// Why.
+        reason: CloseReason,
+    },
+}
+
+/// Why a dial was not begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConnectRefused {
+    /// [`Config::connections_max`] is reached.
+    TooManyConnections,
+    /// No connection id towards this address is free.
+    NoFreeId,
+    /// Nobody can be at such an address.
+    BadAddress,
+}
+
+impl fmt::Display for ConnectRefused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TooManyConnections => "too many connections",
+            Self::NoFreeId => "no connection id is free towards this address",
+            Self::BadAddress => "no address of a peer",
+        })
+    }
+}
+
+impl std::error::Error for ConnectRefused {}
+
+/// What an endpoint counted since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Datagrams received.
+    pub datagrams_in: u64,
+    /// Datagrams handed out to be sent.
+    pub datagrams_out: u64,
+    /// Bytes of them, UDP payload.
+    pub bytes_in: u64,
+    /// Bytes of them, UDP payload.
+    pub bytes_out: u64,
+    /// Datagrams that are no uTP packet.
+    pub malformed: u64,
+    /// Packets of a connection that acknowledged what was never sent or had an impossible number.
+    pub invalid: u64,
+    /// Packets whose payload was outside the window.
+    pub beyond_window: u64,
+    /// Packets for no connection.
+    pub stray: u64,
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Confirmed handshakes refused because of a limit.
+    pub accept_refused: u64,
+    /// SYNs answered without remembering them.
+    pub cookies: u64,
+    /// Repeated SYNs that were answered.
+    pub syn_replayed: u64,
+    /// SYNs that were not answered.
+    pub syn_ignored: u64,
+    /// Wrong confirmations of a handshake.
+    pub wrong_confirmations: u64,
+    /// Handshakes never confirmed.
+    pub half_open_expired: u64,
+    /// RESETs for stray packets.
+    pub resets_sent: u64,
+    /// RESETs that were due and not sent because of a limit.
+    pub resets_withheld: u64,
+    /// RESETs that ended a connection.
+    pub resets_received: u64,
+    /// Replies for which there was no room.
+    pub replies_dropped: u64,
+    /// Trains that were not taken.
+    pub trains_refused: u64,
+}
+
+/// All uTP connections of one UDP socket, as a pure machine.
+///
+/// After every [`handle`](Self::handle) the events are to be taken with
+/// [`poll_event`](Self::poll_event); after every batch of them, [`end_batch`](Self::end_batch) and
+/// then [`poll_transmit`](Self::poll_transmit) are called, and again after any other call that may
+/// give something to send. Every train is answered with [`sent`](Self::sent) or
+/// [`refused`](Self::refused).
+pub struct Endpoint {
+    config: Config,
+    shard: u16,
+    shards: u16,
+    rng: StdRng,
+    connections: Connections,
+    half_open: HalfOpen,
+    tombstones: Ring<Tombstone>,
+    deadlines: Deadlines,
+    /// Connections that may have something to send.
+    ready: VecDeque<u32>,
+    /// Connections that received something in this batch.
+    touched: Vec<u32>,
+    events: VecDeque<Event>,
+    replies: Replies,
+    trains: Trains,
+    resets: Bucket,
+    network_resets: Buckets,
+    /// Cost of what all connections keep for their applications.
+    held: u64,
+    counters: Counters,
+}
+
+/// What remains of a connection that both sides have ended.
+#[derive(Clone, Copy)]
+struct Tombstone {
+    send_id: u16,
+    seq: u16,
+    ack: u16,
+}
+
+impl Endpoint {
+    /// An endpoint of shard `shard` out of `shards`: the ids in packets to it are congruent to
+    /// `shard`. All chance comes from `seed`, which peers must not be able to guess.
+    ///
+    /// # Panics
+    /// If `shard` is not below `shards`.
+    #[must_use]
+    pub fn new(config: Config, shard: u16, shards: u16, seed: [u8; 32]) -> Self {
+        assert!(shard < shards, "a shard of those there are");
+        let mut rng = StdRng::from_seed(seed);
+        let [a, b, c, d] = rng.random();
+        let hash = RandomState::with_seeds(a, b, c, d);
+        Self {
+            shard,
+            shards,
+            connections: Connections::new(config.connections_max, hash.clone()),
+            half_open: HalfOpen::new(&config, &hash, &mut rng),
+            tombstones: Ring::new(config.tombstones_max, config.tombstone_life, hash.clone()),
+            deadlines: Deadlines::default(),
+            ready: VecDeque::new(),
+            touched: Vec::new(),
+            events: VecDeque::new(),
+            replies: Replies::default(),
+            trains: Trains::default(),
+            resets: Bucket::default(),
+            network_resets: Buckets::new(hash),
+            held: 0,
+            counters: Counters::default(),
+            rng,
+            config,
+        }
+    }
+
+    /// Dials. The SYN goes out with the next [`poll_transmit`](Self::poll_transmit);
+    /// [`Event::Connected`] or [`Event::Closed`] follows.
+    ///
+    /// # Errors
+    /// No connection can be made; nothing follows.
+    pub fn connect(&mut self, now: Instant, to: SocketAddr) -> Result<Key, ConnectRefused> {
+        self.dial(now, to, false)
+    }
+
+    /// Dials, and sends nothing but SYNs until [`release`](Self::release): so that a dial can be
+    /// given up for another one without the peer having seen more than a handshake.
+    ///
+    /// # Errors
+    /// As for [`connect`](Self::connect).
+    pub fn connect_quiet(&mut self, now: Instant, to: SocketAddr) -> Result<Key, ConnectRefused> {
+        self.dial(now, to, true)
+    }
+
+    fn dial(&mut self, now: Instant, to: SocketAddr, quiet: bool) -> Result<Key, ConnectRefused> {
+        let to = canonical(to);
+        if to.port() == 0 || to.ip().is_unspecified() || to.ip().is_multicast() {
+            return Err(ConnectRefused::BadAddress);
+        }
+        if self.connections.is_full() {
+            return Err(ConnectRefused::TooManyConnections);
+        }
+        let id = self.free_id(&to).ok_or(ConnectRefused::NoFreeId)?;
+        let syn = Seq::new(self.rng.random());
+        let connection = Connection::dialled(&self.config, now, to, id, syn, quiet);
+        let key = self.connections.insert(connection);
+        self.list(key.slot);
+        self.arm(key.slot);
+        Ok(key)
+    }
+
+    /// An id for packets from `to` that lands on this shard and that nobody uses.
+    fn free_id(&mut self, to: &SocketAddr) -> Option<u16> {
+        const TRIES: u32 = 64;
+        let groups = u16::MAX / self.shards;
+        (0..TRIES).find_map(|_| {
+            let group = self.rng.random_range(0..=groups);
+            let id = group.checked_mul(self.shards)?.checked_add(self.shard)?;
+            // With the last id, the other direction's would overflow in some stacks.
+            let usable = id != u16::MAX && self.connections.find(to, id).is_none();
+            usable.then_some(id)
+        })
+    }
+
+    /// Queues `data` by reference. Empty data does nothing. Before [`Event::Connected`] it waits.
+    ///
+    /// # Errors
+    /// The queue would exceed its hard limit, or nothing may be sent any more.
+    pub fn send(&mut self, key: Key, data: Bytes) -> Result<Queued, SendRefused> {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return Err(SendRefused::Closed(data));
+        };
+        let queued = connection.send(data)?;
+        self.list(key.slot);
+        Ok(queued)
+    }
+
+    /// Bytes that the peer has not acknowledged.
+    #[must_use]
+    pub fn queued(&self, key: Key) -> u64 {
+        self.connections.get(key).map_or(0, Connection::queued)
+    }
+
+    /// Ends our direction after what is queued; receiving goes on.
+    pub fn end(&mut self, key: Key) {
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.end();
+            self.list(key.slot);
+        }
+    }
+
+    /// Closes after what is queued: ends our direction and waits for the peer's end. Nothing is
+    /// delivered any more but [`Event::Closed`]. A dial without an answer is given up.
+    pub fn close(&mut self, now: Instant, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        if connection.is_dialling() {
+            return self.abort(now, key);
+        }
+        let before = connection.held();
+        connection.close(now, &self.config);
+        connection.release();
+        let after = connection.held();
+        self.account(before, after);
+        self.settle(now, key.slot);
+    }
+
+    /// Resets the connection; what is queued is lost. [`Event::Closed`] follows at once.
+    pub fn abort(&mut self, now: Instant, key: Key) {
+        if self.connections.get(key).is_some() {
+            self.drop_connection(now, key.slot, CloseReason::Local, true);
+        }
+    }
+
+    /// Lets a quiet connection send.
+    pub fn release(&mut self, key: Key) {
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.release();
+            self.list(key.slot);
+            self.arm(key.slot);
+        }
+    }
+
+    /// Delivers no more; what comes is kept, within the window.
+    pub fn pause(&mut self, key: Key) {
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.pause();
+        }
+    }
+
+    /// Delivers again, what was kept first: as events, before this returns.
+    pub fn resume(&mut self, now: Instant, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let before = connection.held();
+        connection.resume(key, &mut self.events);
+        let after = connection.held();
+        self.account(before, after);
+        self.settle(now, key.slot);
+    }
+
+    /// The next thing that happened.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// When [`on_deadline`](Self::on_deadline) is to be called.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.first()
+    }
+
+    /// Looks after every connection whose deadline has come;
+    /// [`poll_transmit`](Self::poll_transmit) follows.
+    pub fn on_deadline(&mut self, now: Instant) {
+        while let Some(slot) = self.deadlines.pop_due(now) {
+            let Some(connection) = self.connections.at_mut(slot) else {
+                continue;
+            };
+            connection.armed = None;
+            if let Err(reason) = connection.on_deadline(now, &self.config) {
+                let tell_peer = !connection.is_dialling();
+                self.drop_connection(now, slot, reason, tell_peer);
+                continue;
+            }
+            // Armed again when it was asked for what it has to send: until then its deadline
+            // may lie in the past.
+            self.list(slot);
+        }
+    }
+
+    /// Connections there are, dials included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Whether there is no connection.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Handshakes that peers began and have not confirmed, those not remembered apart.
+    #[must_use]
+    pub fn half_open(&self) -> usize {
+        self.half_open.len()
+    }
+
+    /// Counts since the endpoint was made.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        let half_open = self.half_open.counts;
+        Counters {
+            cookies: half_open.cookies,
+            syn_replayed: half_open.replayed,
+            syn_ignored: half_open.ignored,
+            wrong_confirmations: half_open.wrong,
+            half_open_expired: half_open.expired,
+            replies_dropped: self.replies.dropped,
+            ..self.counters
+        }
+    }
+
+    /// What all connections together may still keep for their applications.
+    fn room(&self) -> u64 {
+        self.config.receive_total.saturating_sub(self.held)
+    }
+
+    fn account(&mut self, before: u32, after: u32) {
+        self.held = self.held + u64::from(after) - u64::from(before);
+    }
+
+    /// After an input: ends the connection if it is finished, and otherwise sees to it that it
+    /// sends and wakes.
+    fn settle(&mut self, now: Instant, slot: u32) {
+        let Some(connection) = self.connections.at_mut(slot) else {
+            return;
+        };
+        if let Some(reason) = connection.finished() {
+            self.drop_connection(now, slot, reason, false);
+            return;
+        }
+        self.list(slot);
+        self.arm(slot);
+    }
+
+    /// Puts a connection into the list of those that may have something to send.
+    fn list(&mut self, slot: u32) {
+        if let Some(connection) = self.connections.at_mut(slot)
+            && !connection.listed
+        {
+            connection.listed = true;
+            self.ready.push_back(slot);
+        }
+    }
+
+    /// Arms the deadline of a connection. An earlier one stays, which is cheaper than moving it
+    /// with every packet.
+    fn arm(&mut self, slot: u32) {
+        let Some(connection) = self.connections.at_mut(slot) else {
+            return;
+        };
+        let Some(at) = connection.deadline(&self.config) else {
+            return;
+        };
+        if connection.armed.is_none_or(|armed| at < armed) {
+            connection.armed = Some(at);
+            self.deadlines.set(slot, Some(at));
+        }
+    }
+
+    /// Removes a connection. A finished one is remembered for a while; one that ends otherwise
+    /// is reset if the peer is to be told.
+    fn drop_connection(&mut self, now: Instant, slot: u32, reason: CloseReason, tell_peer: bool) {
+        let Some((key, connection)) = self.connections.remove(slot) else {
+            return;
+        };
+        self.deadlines.set(slot, None);
+        self.account(connection.held(), 0);
+        let finished = connection.finished().is_some();
+        if finished {
+            self.replies
+                .push(connection.peer(), connection.last_header(now));
+            let flow = Flow::new(&connection.peer(), connection.recv_id());
+            let tombstone = Tombstone {
+                send_id: connection.send_id(),
+                seq: connection.next_seq().get(),
+                ack: connection.receiver_ack().get(),
+            };
+            self.tombstones.expire(now, |_, _| {});
+            if self.tombstones.get_mut(&flow).is_none() {
+                self.tombstones.insert(now, flow, tombstone);
+            }
+        } else if tell_peer && !connection.is_dialling() {
+            self.replies
+                .push(connection.peer(), connection.reset_header(now));
+        }
+        self.events.push_back(Event::Closed { key, reason });
+    }
+}

@@ -1,0 +1,6 @@
+mod closing;
+mod handshake;
+mod pair;
+mod receiving;
+mod scripted;
+mod transfer;
