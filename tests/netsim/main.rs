@@ -5,4 +5,6 @@ mod capture;
 mod case;
 mod golden;
 mod matrix;
+mod paths;
+mod run;
 mod tcp;

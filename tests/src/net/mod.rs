@@ -20,6 +20,7 @@ mod queue;
 mod tcp;
 mod topology;
 mod traffic;
+mod utp;
 
 #[cfg(test)]
 mod tests;
@@ -37,3 +38,4 @@ pub use queue::Discipline;
 pub use tcp::{TcpReceiver, TcpSender};
 pub use topology::{Dumbbell, Pair};
 pub use traffic::{Echo, Steady};
+pub use utp::{Flow, Job, UtpNode};

@@ -1,0 +1,44 @@
+//! Transfers over every path: golden figures on the fixed ones, what must hold on drawn ones.
+
+use crate::run::{Figures, Stack, run, stacks};
+use crate::{golden, matrix};
+use flock_tests::world::seeds;
+
+fn row(name: &str, stack: &Stack, figures: &Figures) -> String {
+    let [there, back] = figures.sent;
+    let [lost_there, lost_back] = figures.dropped;
+    format!(
+        "{name:44} {:16}| {:7.2} s {:8.3} Mbit/s, sent {there:5} {back:5}, lost {lost_there:4} \
+         {lost_back:4}, waited {:5} ms, {:016x}",
+        stack.name,
+        figures.took.as_secs_f64(),
+        figures.goodput * 8.0 / 1e6,
+        figures.waited[0].max(figures.waited[1]).as_millis(),
+        figures.trace,
+    )
+}
+
+#[test]
+fn every_path_has_its_golden_figures() {
+    let mut rows = Vec::new();
+    for case in matrix::fixed() {
+        for stack in stacks() {
+            let figures = run(&case, &stack, 1);
+            rows.push(row(&case.name, &stack, &figures));
+        }
+    }
+    golden::compare("golden.txt", &rows);
+}
+
+#[test]
+fn what_must_hold_holds_on_drawn_paths() {
+    for seed in seeds(20) {
+        let case = matrix::drawn(seed);
+        let stacks = stacks();
+        let stack = &stacks[usize::try_from(seed).unwrap_or(0) % stacks.len()];
+        let figures = run(&case, stack, seed);
+        if seed % 50 == 0 {
+            assert_eq!(figures, run(&case, stack, seed), "seed {seed} replays");
+        }
+    }
+}
