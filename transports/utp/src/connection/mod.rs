@@ -58,7 +58,7 @@ pub(crate) struct Connection {
 /// The low 32 bits of the clock in microseconds; never zero, which says that there is no time.
 pub(crate) fn micros(at: Instant) -> u32 {
     const MASK: u64 = u32::MAX as u64;
-    u32::try_from(at.as_nanos() / 1000 & MASK)
+    u32::try_from((at.as_nanos() / 1000) & MASK)
         .unwrap_or(1)
         .max(1)
 }

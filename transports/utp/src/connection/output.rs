@@ -76,7 +76,7 @@ impl Connection {
             }
             Filled::State => self.acks = self.acks.max(1),
             Filled::Stream(flight) => {
-                self.sender.refused(now, flight);
+                self.sender.refused(now, &flight);
                 // It may have carried an acknowledgement.
                 self.acks = self.acks.max(1);
             }

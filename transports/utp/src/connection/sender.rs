@@ -444,7 +444,7 @@ impl Sender {
     }
 
     /// The train with this flight was not taken.
-    pub(crate) fn refused(&mut self, _now: Instant, flight: Flight) {
+    pub(crate) fn refused(&mut self, _now: Instant, flight: &Flight) {
         let Some(active) = &mut self.active else {
             return;
         };

@@ -165,6 +165,7 @@ impl Endpoint {
     fn on_stray(&mut self, arrived: &Arrived<'_>) -> bool {
         let header = &arrived.packet.header;
         let flow = Flow::new(&arrived.from, header.id);
+        self.tombstones.expire(arrived.now, |_, _| {});
         if let Some(&mut tombstone) = self.tombstones.get_mut(&flow) {
             // A repeated FIN means that our acknowledgement of it was lost.
             if header.kind != Kind::State {

@@ -58,7 +58,7 @@ struct Entry<T> {
 
 fn millis(now: Instant) -> u32 {
     const MASK: u64 = u32::MAX as u64;
-    u32::try_from(now.as_nanos() / 1_000_000 & MASK).unwrap_or(0)
+    u32::try_from((now.as_nanos() / 1_000_000) & MASK).unwrap_or(0)
 }
 
 impl<T> Ring<T> {

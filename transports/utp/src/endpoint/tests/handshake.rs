@@ -128,7 +128,7 @@ fn either_attempt_may_be_answered() {
 fn a_lost_answer_or_confirmation_is_got_over() {
     for seed in 0..30 {
         let mut pair = Pair::new(seed);
-        pair.loss = 0.2;
+        pair.loss = 0.1;
         pair.establish();
     }
 }

@@ -161,7 +161,13 @@ impl Pair {
     pub(super) fn run_until(&mut self, mut done: impl FnMut(&Self) -> bool) {
         let start = self.now;
         while !done(self) {
-            assert!(self.step(), "nothing happens any more");
+            assert!(
+                self.step(),
+                "nothing happens any more: {:?}",
+                self.sides
+                    .each_ref()
+                    .map(|side| (&side.events, side.endpoint.counters()))
+            );
             let events = [&self.sides[0].events, &self.sides[1].events];
             let spent = self.now.since(start);
             assert!(spent < Duration::from_secs(600), "{events:?}");
