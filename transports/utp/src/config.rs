@@ -6,7 +6,8 @@ use std::time::Duration;
 pub struct Config {
     /// Connections, dialled and accepted, at the most.
     pub connections_max: u32,
-    /// Accepted connections from one address (IPv4) or /64 (IPv6) at the most.
+    /// Connections with one address (IPv4) or /64 (IPv6) at which no more are accepted from it.
+    /// Counted only if it is below `connections_max`.
     pub connections_per_host: u32,
     /// Whether connections are accepted at all; if not, a SYN is answered by RESET.
     pub accept: bool,

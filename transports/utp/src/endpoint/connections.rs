@@ -1,9 +1,11 @@
 //! The connections of an endpoint, found by key and by flow.
 
 use super::Key;
+use super::network::host;
+use crate::config::Config;
 use crate::connection::Connection;
 use ahash::RandomState;
-use hashbrown::HashTable;
+use hashbrown::{HashMap, HashTable};
 use std::net::SocketAddr;
 
 /// Connections in numbered places, and an index by peer and id that holds only the place and the id.
@@ -14,6 +16,9 @@ pub(crate) struct Connections {
     hash: RandomState,
     len: usize,
     max: u32,
+    /// Connections of each host, if they are limited.
+    hosts: Option<HashMap<u64, u32, RandomState>>,
+    per_host: u32,
 }
 
 struct Slot {
@@ -22,14 +27,17 @@ struct Slot {
 }
 
 impl Connections {
-    pub(crate) fn new(max: u32, hash: RandomState) -> Self {
+    pub(crate) fn new(config: &Config, hash: RandomState) -> Self {
+        let limited = config.connections_per_host < config.connections_max;
         Self {
+            hosts: limited.then(|| HashMap::with_hasher(hash.clone())),
+            per_host: config.connections_per_host,
             slots: Vec::new(),
             free: Vec::new(),
             index: HashTable::new(),
             hash,
             len: 0,
-            max,
+            max: config.connections_max,
         }
     }
 
@@ -39,6 +47,13 @@ impl Connections {
 
     pub(crate) fn is_full(&self) -> bool {
         self.len >= self.max as usize
+    }
+
+    /// Whether the host at this address has as many as it may.
+    pub(crate) fn is_crowded(&self, peer: &SocketAddr) -> bool {
+        let hosts = self.hosts.as_ref();
+        let count = hosts.and_then(|hosts| hosts.get(&host(peer)).copied());
+        hosts.is_some() && count.unwrap_or(0) >= self.per_host
     }
 
     /// Takes a connection in; there is room, and its flow is nobody else's.
@@ -54,6 +69,9 @@ impl Connections {
         });
         self.slots[slot as usize].connection = Some(Box::new(connection));
         self.len += 1;
+        if let Some(hosts) = &mut self.hosts {
+            *hosts.entry(host(&peer)).or_default() += 1;
+        }
         self.add_flow(&peer, id, slot);
         Key {
             slot,
@@ -129,6 +147,14 @@ impl Connections {
         let connection = place.connection.take()?;
         self.free.push(slot);
         self.len -= 1;
+        if let Some(hosts) = &mut self.hosts
+            && let Some(count) = hosts.get_mut(&host(&peer))
+        {
+            *count -= 1;
+            if *count == 0 {
+                hosts.remove(&host(&peer));
+            }
+        }
         Some((key, connection))
     }
 }

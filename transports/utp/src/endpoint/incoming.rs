@@ -192,7 +192,7 @@ impl Endpoint {
 
     fn accept(&mut self, arrived: &Arrived<'_>, syn: Seq, isn: Seq) -> bool {
         let id = arrived.packet.header.id;
-        if self.connections.is_full() {
+        if self.connections.is_full() || self.connections.is_crowded(&arrived.from) {
             self.counters.accept_refused += 1;
             self.refuse(arrived, id.wrapping_sub(1));
             return false;

@@ -213,7 +213,7 @@ impl Endpoint {
         Self {
             shard,
             shards,
-            connections: Connections::new(config.connections_max, hash.clone()),
+            connections: Connections::new(&config, hash.clone()),
             half_open: HalfOpen::new(&config, &hash, &mut rng),
             tombstones: Ring::new(config.tombstones_max, config.tombstone_life, hash.clone()),
             deadlines: Deadlines::default(),

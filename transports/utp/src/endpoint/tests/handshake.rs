@@ -189,3 +189,26 @@ fn what_goes_to_the_unverified_never_exceeds_what_came() {
     it.give(&packet(Kind::Data, 41, 101, isn.wrapping_sub(1)), b"real");
     assert_eq!(it.side.stream, b"real");
 }
+
+#[test]
+fn a_host_that_has_its_share_is_refused_and_may_come_back() {
+    let config = Config {
+        connections_per_host: 2,
+        ..Config::default()
+    };
+    let mut it = Scripted::new(config);
+    let mut kinds = Vec::new();
+    for id in [40, 50, 60] {
+        let isn = it.give(&packet(Kind::Syn, id, 100, 0), b"")[0].seq.get();
+        let first = packet(Kind::Data, id + 1, 101, isn.wrapping_sub(1));
+        kinds.push(it.give(&first, b"x")[0].kind);
+    }
+    assert_eq!(kinds, [Kind::State, Kind::State, Kind::Reset]);
+    assert_eq!(it.side.endpoint.counters().accept_refused, 1);
+    let key = it.side.key().unwrap();
+    it.side.endpoint.abort(it.now, key);
+    it.drain();
+    let isn = it.give(&packet(Kind::Syn, 70, 100, 0), b"")[0].seq.get();
+    it.give(&packet(Kind::Data, 71, 101, isn.wrapping_sub(1)), b"x");
+    assert_eq!(it.side.endpoint.counters().accepted, 3);
+}
