@@ -178,6 +178,13 @@ impl<'a> Transfer<'a> {
             .all(|end| self.flow(*end).is_some_and(|flow| flow.closed().is_some()))
     }
 
+    /// Whether nothing passes one of the links now.
+    fn is_dark(&self, now: Instant) -> bool {
+        let links = [&self.case.there, &self.case.back];
+        let mut dark = links.iter().flat_map(|link| &link.blackouts);
+        dark.any(|dark| dark.contains(&now))
+    }
+
     fn look(&mut self) -> Result<(), String> {
         let dropped: u64 = self.reports().map(LinkReport::dropped).iter().sum();
         for end in [0, 1] {
@@ -190,7 +197,9 @@ impl<'a> Transfer<'a> {
             let (given, summary) = (flow.given(), flow.summary());
             let came = self.flow(1 - end).map_or(0, |flow| flow.received().total());
             let now = self.network.now();
-            let stalled = self.watch[end].stalled(now, came, dropped, self.patience);
+            let dark = self.is_dark(now);
+            let watch = &mut self.watch[end];
+            let stalled = watch.stalled(now, came, dropped, dark, self.patience);
             if given > came && stalled {
                 return Err(format!(
                     "end {end} at {now:?}: nothing new comes although nothing was lost lately, \
@@ -240,11 +249,18 @@ struct Watch {
 impl Watch {
     /// Whether nothing comes for longer than timeouts explain. Each doubles the one before it, so
     /// that after an outage the next comes before twice its length has passed.
-    fn stalled(&mut self, now: Instant, came: u64, dropped: u64, patience: Duration) -> bool {
+    fn stalled(
+        &mut self,
+        now: Instant,
+        came: u64,
+        dropped: u64,
+        dark: bool,
+        patience: Duration,
+    ) -> bool {
         if came != self.came {
             (self.came, self.came_at, self.dropped_at) = (came, now, now);
         }
-        if dropped != self.dropped {
+        if dark || dropped != self.dropped {
             (self.dropped, self.dropped_at) = (dropped, now);
         }
         let outage = self.dropped_at.since(self.came_at);
