@@ -204,10 +204,7 @@ impl UtpNode {
                 self.with(key, |flow| flow.on_data(now, &datagrams[range]));
             }
             Event::Buffered { key, bytes } => self.with(key, |flow| flow.on_data(now, &bytes)),
-            Event::Eof { key } => {
-                self.with(key, Flow::on_end);
-                self.close_if_done(now, key);
-            }
+            Event::Eof { key } => self.with(key, Flow::on_end),
             Event::Closed { key, reason } => self.with(key, |flow| flow.closed = Some(reason)),
             _ => {}
         }
@@ -241,14 +238,6 @@ impl UtpNode {
         }
         flow.ended = true;
         endpoint.end(key);
-    }
-
-    /// Closes a connection of which both directions are ended.
-    fn close_if_done(&mut self, now: Instant, key: Key) {
-        let flow = self.flows.iter().find(|flow| flow.key == key);
-        if flow.is_some_and(Flow::done) {
-            self.endpoint.close(now, key);
-        }
     }
 }
 
