@@ -2,7 +2,7 @@
 
 use crate::case::Case;
 use flock_tests::net::{Capture, Change, Flow, Job, LinkReport, Network, Pair, UtpNode};
-use flock_transport::Instant;
+use flock_transport::{CloseReason, Instant};
 use flock_utp::Config;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
@@ -150,6 +150,10 @@ impl<'a> Transfer<'a> {
             if took.is_none() && self.done() {
                 took = Some(self.network.now().since(Instant::ZERO));
             }
+            if self.never_met() {
+                took = Some(self.network.now().since(Instant::ZERO));
+                break;
+            }
         }
         let took = took.unwrap_or_default();
         let counts = [self.pair.left, self.pair.right].map(|node| self.network.counts(node));
@@ -162,6 +166,13 @@ impl<'a> Transfer<'a> {
             waited: self.reports().map(LinkReport::waited_p95),
             trace: self.network.trace(),
         })
+    }
+
+    /// The dial was given up, for which there was a reason.
+    fn never_met(&self) -> bool {
+        let closed = self.flow(0).and_then(Flow::closed);
+        let lost = self.reports().iter().any(|report| report.dropped() > 0);
+        lost && self.flow(1).is_none() && closed == Some(CloseReason::ConnectTimeout)
     }
 
     /// Both have all, and both ends.
