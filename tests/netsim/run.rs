@@ -254,6 +254,9 @@ struct Watch {
     dropped: u64,
     /// When something came last, and when something was lost last.
     came_at: Instant,
+    /// For how long nothing had come then: if the acknowledgement is lost, the sender does not
+    /// know that it is over.
+    pause: Duration,
     dropped_at: Instant,
 }
 
@@ -269,12 +272,13 @@ impl Watch {
         patience: Duration,
     ) -> bool {
         if came != self.came {
+            self.pause = now.since(self.came_at);
             (self.came, self.came_at, self.dropped_at) = (came, now, now);
         }
         if dark || dropped != self.dropped {
             (self.dropped, self.dropped_at) = (dropped, now);
         }
         let outage = self.dropped_at.since(self.came_at);
-        now.since(self.dropped_at) > patience + outage * 2
+        now.since(self.dropped_at) > patience + (self.pause + outage) * 2
     }
 }
