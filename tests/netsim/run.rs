@@ -146,6 +146,10 @@ impl<'a> Transfer<'a> {
                 return Err(format!("not done after {:?}: {ends:#?}", self.case.limit));
             }
             self.network.run_until(next);
+            if self.given_up() {
+                took = Some(self.network.now().since(Instant::ZERO));
+                break;
+            }
             self.look()?;
             if took.is_none() && self.done() {
                 took = Some(self.network.now().since(Instant::ZERO));
@@ -166,6 +170,17 @@ impl<'a> Transfer<'a> {
             waited: self.reports().map(LinkReport::waited_p95),
             trace: self.network.trace(),
         })
+    }
+
+    /// An end gave up after a long time in which all was lost.
+    fn given_up(&self) -> bool {
+        let now = self.network.now();
+        let closed = |end: &usize| {
+            let flow = self.flow(*end);
+            flow.is_some_and(|flow| flow.closed().is_some() && !flow.done())
+        };
+        let silent = |watch: &Watch| now.since(watch.came_at) >= GIVE_UP;
+        [0, 1].iter().any(closed) && self.watch.iter().any(silent)
     }
 
     /// The dial was given up, for which there was a reason.
@@ -246,6 +261,9 @@ fn patience(case: &Case) -> Duration {
 
 /// The least retransmission timeout.
 const RTO_MIN: Duration = Duration::from_millis(250);
+
+/// No connection is given up earlier.
+const GIVE_UP: Duration = Duration::from_secs(20);
 
 /// Notices when nothing moves in one direction.
 #[derive(Debug, Default)]
