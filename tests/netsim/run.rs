@@ -225,8 +225,9 @@ impl<'a> Transfer<'a> {
             let now = self.network.now();
             let dark = self.is_dark(now);
             let watch = &mut self.watch[end];
-            let stalled = watch.stalled(now, came, dropped, dark, self.patience);
-            if given > came && stalled {
+            let idle = given <= came;
+            let stalled = watch.stalled(now, came, dropped, dark || idle, self.patience);
+            if stalled {
                 return Err(format!(
                     "end {end} at {now:?}: nothing new comes although nothing was lost lately, \
                      {:?}: {summary}",
@@ -286,14 +287,14 @@ impl Watch {
         now: Instant,
         came: u64,
         dropped: u64,
-        dark: bool,
+        excused: bool,
         patience: Duration,
     ) -> bool {
         if came != self.came {
             self.pause = now.since(self.came_at);
             (self.came, self.came_at, self.dropped_at) = (came, now, now);
         }
-        if dark || dropped != self.dropped {
+        if excused || dropped != self.dropped {
             (self.dropped, self.dropped_at) = (dropped, now);
         }
         let outage = self.dropped_at.since(self.came_at);
