@@ -42,6 +42,12 @@ pub struct Config {
     pub resets_per_network: u32,
     /// Marks of the send queue of a connection.
     pub send: crate::SendLimits,
+    /// The congestion controller.
+    pub congestion: crate::Congestion,
+    /// The largest UDP payload to try, in bytes; 1,232 is taken for granted.
+    pub mtu_max: u16,
+    /// Whether a short segment waits while others are in flight (RFC 896), as libutp does.
+    pub hold_short: bool,
 }
 
 impl Default for Config {
@@ -63,6 +69,9 @@ impl Default for Config {
             resets_per_second: 200,
             resets_per_network: 10,
             send: crate::SendLimits::default(),
+            congestion: crate::Congestion::default(),
+            mtu_max: 1472,
+            hold_short: false,
         }
     }
 }

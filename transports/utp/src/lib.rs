@@ -5,11 +5,15 @@
 //! clock, so a whole transfer replays from a seed in virtual time.
 
 mod config;
+mod congestion;
 mod connection;
 mod endpoint;
+mod path;
 mod receiving;
+mod sending;
 mod wire;
 
 pub use config::Config;
+pub use congestion::Congestion;
 pub use endpoint::{ConnectRefused, Counters, Endpoint, Event, Key};
 pub use flock_transport::{Queued, SendLimits, SendRefused};

@@ -1,4 +1,5 @@
 use super::{Connection, GAP_ACKS, micros};
+use crate::config::Config;
 use crate::receiving::{Arrival, Receiver};
 use crate::wire::{Kind, Packet, Seq};
 use crate::{Event, Key};
@@ -23,6 +24,7 @@ pub(crate) struct Incoming<'a> {
     pub(crate) range: Range<usize>,
     /// What all connections together may still keep.
     pub(crate) room: u64,
+    pub(crate) config: &'a Config,
 }
 
 /// What a packet did to its connection.
@@ -59,11 +61,8 @@ impl Connection {
             return Verdict::Invalid;
         }
         self.note_time(incoming);
-        let before_high = self.sender.is_above_high();
-        self.sender.on_ack(incoming.now, incoming.packet);
-        if before_high && !self.sender.is_above_high() && !self.closing {
-            events.push_back(Event::Writable { key });
-        }
+        self.sender
+            .on_ack(incoming.now, incoming.config, incoming.packet, self.took);
         let arrival = match header.kind {
             Kind::Data => self
                 .receiver
@@ -108,7 +107,7 @@ impl Connection {
         let window = self.receiver.window();
         self.receiver = Receiver::new(header.seq.previous(), window);
         self.sender
-            .on_connected(incoming.now, header.window, round_trip);
+            .on_connected(incoming.now, incoming.config, header.window, round_trip);
         self.note_time(incoming);
         events.push_back(Event::Connected { key });
         Verdict::Connected { unused }

@@ -103,7 +103,7 @@ impl Connection {
             send_id: 0,
             dial: None,
             receiver: Receiver::new(ack, config.receive_window),
-            sender: Sender::new(first, config.send),
+            sender: Sender::new(first, config),
             took: 0,
             advertised: config.receive_window,
             last_sent: now,
@@ -143,6 +143,21 @@ impl Connection {
 
     pub(crate) fn is_dialling(&self) -> bool {
         self.dial.is_some()
+    }
+
+    /// Begins the search of the path's MTU with what was found before.
+    pub(crate) fn set_mtu(&mut self, known: u16) {
+        self.sender.set_mtu(known);
+    }
+
+    /// What the path was found to carry, if that is more than what all carry.
+    pub(crate) fn mtu(&self) -> Option<u16> {
+        self.sender.mtu()
+    }
+
+    /// Payload bytes the peer has acknowledged.
+    pub(crate) fn acked(&self) -> u64 {
+        self.sender.acked()
     }
 
     /// Cost of what it keeps for its application.

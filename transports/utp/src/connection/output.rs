@@ -1,5 +1,6 @@
 use super::sender::Flight;
 use super::{Connection, micros};
+use crate::config::Config;
 use crate::wire::{Header, Kind, Seq};
 use flock_transport::{Instant, Train};
 
@@ -18,7 +19,13 @@ pub(crate) enum Filled {
 
 impl Connection {
     /// Fills the train, which is empty and addressed to the peer.
-    pub(crate) fn fill(&mut self, now: Instant, room: u64, train: &mut Train) -> Filled {
+    pub(crate) fn fill(
+        &mut self,
+        now: Instant,
+        config: &Config,
+        room: u64,
+        train: &mut Train,
+    ) -> Filled {
         if self.dial.is_some() {
             return self.fill_syn(now, train);
         }
@@ -29,7 +36,7 @@ impl Connection {
         // Packets of the stream carry no extension, so that all are of one size: what was
         // received beyond a gap is said apart.
         let gap = self.acks > 0 && self.receiver.has_gap();
-        if !gap && let Some(flight) = self.sender.fill(now, &header, train) {
+        if !gap && let Some(flight) = self.sender.fill(now, config, &header, train) {
             self.note_sent(now, &header);
             return Filled::Stream(flight);
         }
@@ -38,6 +45,11 @@ impl Connection {
             return Filled::State;
         }
         Filled::Nothing
+    }
+
+    /// Whether the application is to be told that it may send again.
+    pub(crate) fn take_writable(&mut self) -> bool {
+        self.sender.take_writable() && !self.closing
     }
 
     /// Whether there may be something to send.

@@ -1,480 +1,446 @@
-//! The sending half of a connection.
+//! The sending half of a connection: what goes out when.
 
+use crate::Config;
+use crate::congestion::{AckInfo, Controller, Pacer};
+use crate::path::{Delay, Mtu, MtuLimits, Rtt};
+use crate::sending::{Acked, Allowance, Fired, Segment, Sending, Timing};
 use crate::wire::{HEADER, Header, Kind, Packet, Seq};
 use bytes::Bytes;
-use flock_transport::{Instant, Queued, SendLimits, SendRefused, Train};
-use std::collections::VecDeque;
-use std::ops::Range;
+use flock_transport::{Instant, Queued, SendRefused, Train};
 use std::time::Duration;
 
-/// Payload bytes of a packet: with all headers it fits the smallest MTU that IPv6 allows.
-const PAYLOAD: usize = 1232 - HEADER;
-
-const PAYLOAD_BYTES: u32 = 1232 - 20;
-
-/// Packets beyond a missing one that prove it lost.
-const THRESHOLD: usize = 3;
-
-/// Numbers on their way at the most: what the smallest reorder buffer among the stacks in use
-/// holds.
-const SPAN: usize = 700;
-
-const RTO_MIN: Duration = Duration::from_millis(250);
-const RTO_FIRST: Duration = Duration::from_secs(1);
-const RTO_MAX: Duration = Duration::from_secs(60);
-const TIMEOUTS_MAX: u8 = 7;
+/// What every path is taken to carry, in bytes of UDP payload: with all headers it fits the
+/// smallest MTU that IPv6 allows.
+const FLOOR: u16 = 1232;
+/// Packets on their way to a peer of unknown make: what the smallest reorder buffer among the
+/// stacks in use holds.
+const PACKETS: u16 = 700;
+/// Packets on their way to a peer whose window is larger than any of those has.
+const PACKETS_MANY: u16 = 16_000;
+const WINDOW_LARGE: u32 = 3 << 19;
+/// After so long with nothing to send its memory is given back.
+const REST: Duration = Duration::from_secs(10);
+/// What is known about the window ages in this time without sending, or in a timeout.
+const AGED: Duration = Duration::from_secs(1);
+/// The first wait before a closed window is tried, and the longest.
+const PERSIST: Duration = Duration::from_millis(500);
+const PERSIST_MAX: Duration = Duration::from_secs(15);
 
 /// The numbers that a train carried, to be told when it was refused.
 #[derive(Debug)]
 pub(crate) struct Flight {
-    numbers: Range<u16>,
+    first: Seq,
+    count: u16,
+    /// Payload bytes, if it was a probe of the MTU.
+    probe: Option<u16>,
 }
 
 /// The peer did not answer for too long.
 #[derive(Debug)]
 pub(crate) struct GaveUp;
 
-#[derive(Debug)]
-struct Sent {
-    data: Bytes,
-    at: Instant,
-    sends: u8,
-    waiting: bool,
-    sacked: bool,
-}
-
-/// What is queued, what is on its way, and when it is lost. What is on its way is kept apart,
-/// only while there is something.
+/// What is queued, what is on its way, and how fast it may go.
 #[derive(Debug)]
 pub(crate) struct Sender {
-    active: Option<Box<Active>>,
-    limits: SendLimits,
-    /// The oldest number that is not acknowledged.
-    oldest: Seq,
+    sending: Sending,
     peer_window: u32,
-    window: u32,
-    threshold: u32,
-    round_trip: Duration,
-    variation: Duration,
-    above_high: bool,
-    ending: bool,
-    fin_sent: bool,
-    fin_acked: bool,
+    /// What the path was found to carry before; 0: unknown.
+    known_mtu: u16,
+    /// Kept while there is something to send, and a little longer.
+    flow: Option<Box<Flow>>,
 }
 
-#[derive(Debug, Default)]
-struct Active {
-    queue: VecDeque<Bytes>,
-    queued: u64,
-    sent: VecDeque<Sent>,
-    in_flight: u64,
-    timer: Option<Instant>,
-    /// Timeouts since something was acknowledged.
-    timeouts: u8,
-    /// Timeouts since anything came.
-    silent: u8,
-    recover: Option<Seq>,
+/// What is learnt while data flows.
+#[derive(Debug)]
+struct Flow {
+    rtt: Rtt,
+    delay: Delay,
+    controller: Controller,
+    pacer: Pacer,
+    mtu: Mtu,
+    limits: MtuLimits,
+    many: bool,
+    /// When the pacer lets the next packet go.
+    paced_until: Option<Instant>,
+    persist_at: Option<Instant>,
+    persisted: u8,
+    /// The peer's window is to be tried.
+    insist: bool,
+    last_sent: Instant,
 }
 
-impl Active {
-    /// Everything that the peer is not known to have is to be sent again.
-    fn send_again(&mut self) {
-        for sent in self.sent.iter_mut().filter(|s| !s.sacked && !s.waiting) {
-            sent.waiting = true;
-            self.in_flight -= sent.data.len() as u64;
+impl Flow {
+    fn new(config: &Config, known: Option<u16>) -> Self {
+        let limits = MtuLimits {
+            floor: FLOOR,
+            cap: config.mtu_max,
+        };
+        let mtu = Mtu::new(limits, known);
+        Self {
+            rtt: Rtt::default(),
+            delay: Delay::default(),
+            controller: Controller::new(config.congestion, payload(mtu.size())),
+            pacer: Pacer::default(),
+            mtu,
+            limits,
+            many: false,
+            paced_until: None,
+            persist_at: None,
+            persisted: 0,
+            insist: false,
+            last_sent: Instant::ZERO,
         }
     }
+
+    fn timing(&self) -> Timing {
+        Timing {
+            srtt: self.rtt.smoothed(),
+            min_rtt: self.rtt.shortest(),
+            rto: self.rtt.timeout(),
+        }
+    }
+
+    fn mss(&self) -> u16 {
+        payload(self.mtu.size())
+    }
+
+    fn rate(&self) -> Option<u64> {
+        self.controller.pacing_rate(self.rtt.smoothed())
+    }
+
+    fn allowance(&self, now: Instant, peer_window: u32, hold_short: bool) -> Allowance {
+        let peer_window = if self.insist {
+            u64::MAX
+        } else {
+            peer_window.into()
+        };
+        Allowance {
+            window: self.controller.window(),
+            peer_window,
+            packets: if self.insist {
+                1
+            } else if self.many {
+                PACKETS_MANY
+            } else {
+                PACKETS
+            },
+            mss: self.mss(),
+            probe: self.mtu.probe(now, self.limits).map(payload),
+            hold_short,
+        }
+    }
+
+    /// Whether the pacer lets `segment` go.
+    fn is_paced(&self, now: Instant, segment: &Segment) -> bool {
+        let size = u64::from(segment.size);
+        self.rate()
+            .is_none_or(|rate| self.pacer.budget(now, rate, self.mss()) >= size)
+    }
+
+    /// Draws what an acknowledgement or a deadline brought.
+    fn conclude(&mut self, now: Instant, acked: &Acked) {
+        if acked.spurious {
+            self.controller.on_spurious();
+        }
+        if acked.congestion {
+            self.controller.on_congestion(now);
+        }
+        if let Some(size) = acked.probe_lost {
+            self.mtu.lost(now, datagram(size), false);
+        }
+        if let Some(size) = acked.probe_acked
+            && self.mtu.arrived(datagram(size))
+        {
+            self.controller.on_mss(self.mss());
+        }
+    }
+}
+
+const HEADER_BYTES: u16 = 20;
+const _: () = assert!(HEADER_BYTES as usize == HEADER);
+
+/// Payload of a packet that is `size` bytes of UDP payload.
+fn payload(size: u16) -> u16 {
+    size.saturating_sub(HEADER_BYTES).max(1)
+}
+
+fn datagram(payload: u16) -> u16 {
+    payload.saturating_add(HEADER_BYTES)
 }
 
 impl Sender {
-    pub(crate) fn new(first: Seq, limits: SendLimits) -> Self {
+    pub(crate) fn new(first: Seq, config: &Config) -> Self {
         Self {
-            active: None,
-            limits,
-            oldest: first,
+            sending: Sending::new(first, config.send),
+            // libtorrent's and librqbit's SYN says nothing of their window.
             peer_window: 1 << 20,
-            window: 10 * 1232,
-            threshold: u32::MAX,
-            round_trip: Duration::ZERO,
-            variation: Duration::ZERO,
-            above_high: false,
-            ending: false,
-            fin_sent: false,
-            fin_acked: false,
+            known_mtu: 0,
+            flow: None,
         }
     }
 
-    pub(crate) fn on_connected(&mut self, _now: Instant, window: u32, took: Option<Duration>) {
+    /// Begins the search of the path's MTU with what was found before.
+    pub(crate) fn set_mtu(&mut self, known: u16) {
+        self.known_mtu = known;
+    }
+
+    /// What the path was found to carry, if that is more than what all carry.
+    pub(crate) fn mtu(&self) -> Option<u16> {
+        let size = self.flow.as_ref().map_or(self.known_mtu, |f| f.mtu.size());
+        (size > FLOOR).then_some(size)
+    }
+
+    fn flow(&mut self, config: &Config) -> &mut Flow {
+        let known = (self.known_mtu > 0).then_some(self.known_mtu);
+        self.flow
+            .get_or_insert_with(|| Box::new(Flow::new(config, known)))
+    }
+
+    pub(crate) fn on_connected(
+        &mut self,
+        now: Instant,
+        config: &Config,
+        window: u32,
+        took: Option<Duration>,
+    ) {
         self.peer_window = window;
         if let Some(took) = took {
-            self.sample(took);
+            self.flow(config).rtt.sample(now, took);
         }
     }
 
     pub(crate) fn push(&mut self, data: Bytes) -> Result<Queued, SendRefused> {
-        if self.ending {
-            return Err(SendRefused::Closed(data));
-        }
-        let queued = self.queued();
-        if queued > 0 && queued + data.len() as u64 > u64::from(self.limits.max) {
-            return Err(SendRefused::Full(data));
-        }
-        if !data.is_empty() {
-            let active = self.active.get_or_insert_default();
-            active.queued += data.len() as u64;
-            active.queue.push_back(data);
-        }
-        self.above_high |= self.queued() >= u64::from(self.limits.high).max(1);
-        Ok(if self.above_high {
-            Queued::AboveHigh
-        } else {
-            Queued::Ok
-        })
+        self.sending.send(data)
     }
 
     pub(crate) fn queued(&self) -> u64 {
-        self.active.as_ref().map_or(0, |active| active.queued)
+        self.sending.queued()
     }
 
-    pub(crate) fn is_above_high(&self) -> bool {
-        self.above_high
+    /// Payload bytes the peer has.
+    pub(crate) fn acked(&self) -> u64 {
+        self.sending.acked()
+    }
+
+    /// Whether the send queue fell below its low-water mark after having been above the high one;
+    /// said once.
+    pub(crate) fn take_writable(&mut self) -> bool {
+        self.sending.take_writable()
     }
 
     pub(crate) fn end(&mut self) {
-        if !self.ending {
-            self.ending = true;
-            self.active.get_or_insert_default();
-        }
+        self.sending.end();
     }
 
     /// Whether the peer has everything, our FIN included.
     pub(crate) fn ended(&self) -> bool {
-        self.fin_acked
+        self.sending.is_over()
     }
 
     pub(crate) fn oldest(&self) -> Seq {
-        self.oldest
+        self.sending.oldest()
     }
 
     pub(crate) fn next_seq(&self) -> Seq {
-        let sent = self.active.as_ref().map_or(0, |active| active.sent.len());
-        self.number(sent)
+        self.sending.next_seq()
     }
 
-    fn number(&self, index: usize) -> Seq {
-        let index = u16::try_from(index).unwrap_or(u16::MAX);
-        Seq::new(self.oldest.get().wrapping_add(index))
-    }
-
-    pub(crate) fn on_ack(&mut self, now: Instant, packet: &Packet<'_>) {
-        let opened = self.peer_window < PAYLOAD_BYTES && packet.header.window >= PAYLOAD_BYTES;
-        self.peer_window = packet.header.window;
-        let Some(mut active) = self.active.take() else {
+    /// Takes the acknowledgement of a packet. `took`: how long it took by the two clocks.
+    pub(crate) fn on_ack(&mut self, now: Instant, config: &Config, packet: &Packet<'_>, took: u32) {
+        let header = &packet.header;
+        self.peer_window = header.window;
+        if !self.sending.is_flying() {
+            return;
+        }
+        self.flow(config);
+        let Some(flow) = self.flow.as_deref_mut() else {
             return;
         };
-        active.silent = 0;
-        if opened {
-            // What was sent into a closed window was not kept.
-            active.send_again();
-        }
-        let acked = self.oldest.distance_to(packet.header.ack) + 1;
-        let acked = usize::try_from(acked).unwrap_or(0).min(active.sent.len());
-        let mut bytes = 0;
-        for _ in 0..acked {
-            let Some(sent) = active.sent.pop_front() else {
-                break;
-            };
-            if !sent.sacked && !sent.waiting {
-                active.in_flight -= sent.data.len() as u64;
-            }
-            if sent.sends == 1 && !sent.sacked {
-                self.sample(now.since(sent.at));
-            }
-            bytes += sent.data.len();
-            active.queued -= sent.data.len() as u64;
-            self.oldest = self.oldest.next();
-            if sent.data.is_empty() {
-                self.fin_acked = true;
-            }
-        }
-        if acked > 0 {
-            active.timeouts = 0;
-            self.grow(bytes);
-            active.timer = (!active.sent.is_empty()).then(|| now + self.rto(0));
-        }
-        if let Some(bits) = packet.sack {
-            self.on_selective(&mut active, packet.header.ack, bits);
-        }
-        if self.above_high && active.queued <= u64::from(self.limits.low) {
-            self.above_high = false;
-        }
-        let idle = active.sent.is_empty() && active.queue.is_empty();
-        if !idle || (self.ending && !self.fin_acked) {
-            self.active = Some(active);
-        }
-    }
-
-    fn on_selective(&mut self, active: &mut Active, ack: Seq, bits: &[u8]) {
-        // Bit 0 is the second number after the acknowledged one, which may be an old one.
-        let base = i64::from(self.oldest.distance_to(ack.next().next()));
-        let mut highest = 0;
-        for (byte, value) in bits.iter().enumerate() {
-            for bit in (0..8).filter(|bit| value >> bit & 1 == 1) {
-                let index = usize::try_from(base + i64::try_from(byte * 8 + bit).unwrap_or(0)).ok();
-                let Some(index) = index.filter(|&index| index < active.sent.len()) else {
-                    continue;
-                };
-                let sent = &mut active.sent[index];
-                highest = highest.max(index);
-                if !sent.sacked {
-                    if !sent.waiting {
-                        active.in_flight -= sent.data.len() as u64;
-                    }
-                    (sent.sacked, sent.waiting) = (true, false);
-                }
-            }
-        }
-        let mut beyond = 0;
-        let mut lost = false;
-        for index in (0..=highest.min(active.sent.len().saturating_sub(1))).rev() {
-            let Some(sent) = active.sent.get_mut(index) else {
-                continue;
-            };
-            if sent.sacked {
-                beyond += 1;
-            } else if beyond >= THRESHOLD && !sent.waiting && sent.sends == 1 {
-                sent.waiting = true;
-                active.in_flight -= sent.data.len() as u64;
-                lost = true;
-            }
-        }
-        let recovering = active
-            .recover
-            .is_some_and(|until| self.oldest.distance_to(until) > 0);
-        if lost && !recovering {
-            let next = self
-                .oldest
-                .get()
-                .wrapping_add(u16::try_from(active.sent.len()).unwrap_or(u16::MAX));
-            active.recover = Some(Seq::new(next));
-            self.window = (self.window / 2).max(2 * 1232);
-            self.threshold = self.window;
-        }
-    }
-
-    fn grow(&mut self, bytes: usize) {
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let more = if self.window < self.threshold {
-            bytes
-        } else {
-            let share = u64::from(bytes) * 1232 / u64::from(self.window);
-            u32::try_from(share).unwrap_or(0)
+        flow.many |= header.window >= WINDOW_LARGE;
+        let timing = flow.timing();
+        let state = header.kind == Kind::State;
+        let in_flight = self.sending.in_flight();
+        let result = self
+            .sending
+            .on_ack(now, header.ack, packet.sack, state, &timing);
+        let Ok(acked) = result else {
+            return;
         };
-        self.window = self.window.saturating_add(more).min(64 << 20);
-    }
-
-    fn sample(&mut self, took: Duration) {
-        if self.round_trip.is_zero() {
-            self.round_trip = took;
-            self.variation = took / 2;
-        } else {
-            let off = self.round_trip.abs_diff(took);
-            self.variation = (self.variation * 3 + off) / 4;
-            self.round_trip = (self.round_trip * 7 + took) / 8;
+        if let Some(rtt) = acked.rtt {
+            flow.rtt.sample(now, rtt);
         }
-    }
-
-    fn rto(&self, timeouts: u8) -> Duration {
-        let base = if self.round_trip.is_zero() {
-            RTO_FIRST
-        } else {
-            (self.round_trip + self.variation * 4).max(RTO_MIN)
-        };
-        (base * (1 << timeouts.min(10))).min(RTO_MAX)
+        if acked.packets > 0 {
+            flow.persisted = 0;
+            flow.mtu.on_progress();
+            flow.delay.on_theirs(now, took);
+            flow.delay.on_ours(now, header.timestamp_diff, acked.rtt);
+        }
+        flow.conclude(now, &acked);
+        if acked.bytes > 0 {
+            let srtt = flow.rtt.smoothed().unwrap_or(timing.rto);
+            flow.controller.on_ack(&AckInfo {
+                now,
+                bytes: acked.bytes,
+                srtt,
+                rtt: acked.rtt.unwrap_or(srtt),
+                min_rtt: flow.rtt.shortest(),
+                queueing: flow.delay.queueing(),
+                app_limited: in_flight + u64::from(flow.mss()) * 2 <= flow.controller.window(),
+                recovering: self.sending.in_recovery(),
+            });
+        }
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.active.as_ref()?.timer
+        let flow = self.flow.as_deref()?;
+        let idle = !self.sending.is_flying() && self.sending.queued() == 0;
+        let rest = idle.then(|| flow.last_sent + REST);
+        [
+            self.sending.deadline(),
+            flow.paced_until,
+            flow.persist_at,
+            rest,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     pub(crate) fn on_deadline(&mut self, now: Instant) -> Result<(), GaveUp> {
-        let Some(active) = &mut self.active else {
+        let Some(flow) = self.flow.as_deref_mut() else {
             return Ok(());
         };
-        if active.timer.is_none_or(|at| at > now) {
-            return Ok(());
+        if flow.paced_until.is_some_and(|at| at <= now) {
+            flow.paced_until = None;
         }
-        active.timer = None;
-        if active.sent.is_empty() {
-            return Ok(());
+        if flow.persist_at.is_some_and(|at| at <= now) {
+            flow.persist_at = None;
+            flow.insist = true;
         }
-        active.timeouts = active.timeouts.saturating_add(1);
-        active.silent += 1;
-        if active.silent > TIMEOUTS_MAX {
-            return Err(GaveUp);
+        let timing = flow.timing();
+        while let Some(fired) = self.sending.on_deadline(now, &timing) {
+            match fired {
+                Fired::Losses(acked) => flow.conclude(now, &acked),
+                Fired::Probe => break,
+                // What a full receiver drops says nothing of the path.
+                Fired::Timeout if self.peer_window < flow.mss().into() => {}
+                Fired::Timeout => {
+                    flow.controller.on_timeout(now);
+                    if flow.mtu.on_timeout(now, flow.limits) {
+                        flow.controller.on_mss(flow.mss());
+                    }
+                }
+                Fired::GiveUp => return Err(GaveUp),
+            }
         }
-        active.send_again();
-        active.recover = None;
-        self.threshold = (self.window / 2).max(2 * 1232);
-        self.window = 1232;
+        let idle = !self.sending.is_flying() && self.sending.queued() == 0;
+        if idle && now >= flow.last_sent + REST {
+            self.sending.rest();
+            self.known_mtu = flow.mtu.size();
+            self.flow = None;
+        }
         Ok(())
     }
 
     /// Whether [`fill`](Self::fill) would give something.
-    pub(crate) fn wants_to_send(&self, _now: Instant) -> bool {
-        let Some(active) = &self.active else {
-            return false;
+    pub(crate) fn wants_to_send(&self, now: Instant) -> bool {
+        let Some(flow) = self.flow.as_deref() else {
+            return self.sending.has_more();
         };
-        if active.sent.iter().any(|sent| sent.waiting) {
-            return self.may_send(active, PAYLOAD);
-        }
-        let fin = self.ending && !self.fin_sent && active.queue.is_empty();
-        fin || active
-            .queue
-            .front()
-            .is_some_and(|data| self.may_send(active, data.len().min(PAYLOAD)))
-    }
-
-    fn may_send(&self, active: &Active, len: usize) -> bool {
-        let window = self.window.min(self.peer_window);
-        let fits = active.in_flight + len as u64 <= u64::from(window);
-        (fits || active.in_flight == 0) && active.sent.len() < SPAN
+        let allowance = flow.allowance(now, self.peer_window, false);
+        let segment = self.sending.next_segment(&allowance);
+        segment.is_some_and(|segment| flow.is_paced(now, &segment))
     }
 
     /// Fills the train; all its packets have the header given, but for kind and number.
     pub(crate) fn fill(
         &mut self,
         now: Instant,
+        config: &Config,
         header: &Header,
         train: &mut Train,
     ) -> Option<Flight> {
-        let mut active = self.active.take()?;
-        let flight = self
-            .fill_again(&mut active, now, header, train)
-            .or_else(|| self.fill_new(&mut active, now, header, train));
-        if flight.is_some() && active.timer.is_none() {
-            active.timer = Some(now + self.rto(active.timeouts));
+        if !self.sending.has_more() && !self.sending.is_flying() {
+            return None;
         }
-        self.active = Some(active);
+        self.flow(config);
+        let flow = self.flow.as_deref_mut()?;
+        let mut flight: Option<Flight> = None;
+        loop {
+            let allowance = flow.allowance(now, self.peer_window, config.hold_short);
+            let Some(segment) = self.sending.next_segment(&allowance) else {
+                break;
+            };
+            if !self.sending.is_flying() && now - flow.last_sent > flow.rtt.timeout().max(AGED) {
+                flow.controller.on_idle();
+            }
+            if !flow.is_paced(now, &segment) {
+                let rate = flow.rate().unwrap_or(u64::MAX);
+                flow.paced_until = Some(flow.pacer.next(now, rate, flow.mss()));
+                break;
+            }
+            if !joins(flight.as_ref(), &segment, train, &self.sending) {
+                break;
+            }
+            push(header, &segment, train, &self.sending);
+            self.sending.commit(now, &segment, &flow.timing());
+            if let Some(rate) = flow.rate() {
+                flow.pacer.sent(now, segment.size.into(), rate);
+            }
+            flow.last_sent = now;
+            flow.insist = false;
+            if segment.probe {
+                flow.mtu.probed();
+            }
+            match &mut flight {
+                Some(flight) => flight.count += 1,
+                None => {
+                    flight = Some(Flight {
+                        first: segment.seq,
+                        count: 1,
+                        probe: segment.probe.then_some(segment.size),
+                    });
+                }
+            }
+        }
+        if self.sending.is_shut_out() && flow.persist_at.is_none() && flow.paced_until.is_none() {
+            let wait = (PERSIST * (1 << flow.persisted.min(5))).min(PERSIST_MAX);
+            flow.persisted = flow.persisted.saturating_add(1);
+            flow.persist_at = Some(now + wait);
+        }
         flight
     }
 
-    fn fill_again(
-        &self,
-        active: &mut Active,
-        now: Instant,
-        header: &Header,
-        train: &mut Train,
-    ) -> Option<Flight> {
-        let first = active.sent.iter().position(|sent| sent.waiting)?;
-        let mut index = first;
-        while let Some(sent) = active.sent.get(index).filter(|sent| sent.waiting) {
-            let len = sent.data.len();
-            if !train.fits(HEADER + len, 2) || !self.may_send_again(active, len) {
-                break;
-            }
-            push(train, header, self.number(index), &sent.data);
-            active.in_flight += len as u64;
-            let sent = &mut active.sent[index];
-            (sent.waiting, sent.at) = (false, now);
-            sent.sends = sent.sends.saturating_add(1);
-            index += 1;
-        }
-        (index > first).then(|| self.flight(first..index))
-    }
-
-    fn may_send_again(&self, active: &Active, len: usize) -> bool {
-        let fits = active.in_flight + len as u64 <= u64::from(self.window);
-        fits || active.in_flight == 0
-    }
-
-    fn fill_new(
-        &mut self,
-        active: &mut Active,
-        now: Instant,
-        header: &Header,
-        train: &mut Train,
-    ) -> Option<Flight> {
-        let first = active.sent.len();
-        while let Some(front) = active.queue.front_mut() {
-            let len = front.len().min(PAYLOAD);
-            if !train.fits(HEADER + len, 2) || !self.may_send(active, len) {
-                break;
-            }
-            let Some(front) = active.queue.front_mut() else {
-                break;
-            };
-            let data = front.split_to(len);
-            if front.is_empty() {
-                active.queue.pop_front();
-            }
-            self.give(active, now, header, train, data);
-        }
-        let fin = self.ending && !self.fin_sent && active.queue.is_empty();
-        if fin && train.fits(HEADER, 1) {
-            self.fin_sent = true;
-            self.give(active, now, header, train, Bytes::new());
-        }
-        (active.sent.len() > first).then(|| self.flight(first..active.sent.len()))
-    }
-
-    fn give(
-        &self,
-        active: &mut Active,
-        now: Instant,
-        header: &Header,
-        train: &mut Train,
-        data: Bytes,
-    ) {
-        push(train, header, self.number(active.sent.len()), &data);
-        active.in_flight += data.len() as u64;
-        active.sent.push_back(Sent {
-            data,
-            at: now,
-            sends: 1,
-            waiting: false,
-            sacked: false,
-        });
-    }
-
-    fn flight(&self, indexes: Range<usize>) -> Flight {
-        Flight {
-            numbers: self.number(indexes.start).get()..self.number(indexes.end).get(),
-        }
-    }
-
     /// The train with this flight was not taken.
-    pub(crate) fn refused(&mut self, _now: Instant, flight: &Flight) {
-        let Some(active) = &mut self.active else {
-            return;
-        };
-        let count = flight.numbers.end.wrapping_sub(flight.numbers.start);
-        for offset in 0..count {
-            let seq = Seq::new(flight.numbers.start.wrapping_add(offset));
-            let index = usize::try_from(self.oldest.distance_to(seq)).ok();
-            if let Some(sent) = index.and_then(|index| active.sent.get_mut(index))
-                && !sent.waiting
-                && !sent.sacked
-            {
-                sent.waiting = true;
-                sent.sends -= 1;
-                active.in_flight -= sent.data.len() as u64;
-            }
+    pub(crate) fn refused(&mut self, now: Instant, flight: &Flight) {
+        for offset in 0..flight.count {
+            let number = flight.first.get().wrapping_add(offset);
+            self.sending.refused(Seq::new(number));
+        }
+        if let (Some(flow), Some(size)) = (self.flow.as_deref_mut(), flight.probe) {
+            flow.mtu.lost(now, datagram(size), true);
         }
     }
 }
 
-fn push(train: &mut Train, header: &Header, seq: Seq, data: &Bytes) {
-    let kind = if data.is_empty() {
-        Kind::Fin
-    } else {
-        Kind::Data
-    };
+/// Whether the segment may go into the train, behind what is there.
+fn joins(flight: Option<&Flight>, segment: &Segment, train: &Train, sending: &Sending) -> bool {
+    let follows = flight.is_none_or(|flight| {
+        let next = flight.first.get().wrapping_add(flight.count);
+        flight.probe.is_none() && !segment.probe && segment.seq.get() == next
+    });
+    let len = HEADER + usize::from(segment.size);
+    follows && train.fits(len, 1 + sending.pieces(segment))
+}
+
+fn push(header: &Header, segment: &Segment, train: &mut Train, sending: &Sending) {
     let header = Header {
-        kind,
-        seq,
+        kind: if segment.fin { Kind::Fin } else { Kind::Data },
+        seq: segment.seq,
         ..*header
     };
-    train.push_datagram(HEADER + data.len(), &header.encode(0));
-    train.push_payload(data, 0..data.len());
+    let len = HEADER + usize::from(segment.size);
+    train.push_datagram(len, &header.encode(0));
+    train.dont_fragment = segment.probe;
+    sending.fill(train, segment);
 }

@@ -115,6 +115,7 @@ impl Endpoint {
             payload: &arrived.bytes[header..],
             range: arrived.range.start + header..arrived.range.end,
             room,
+            config: &self.config,
         };
         let before = connection.held();
         let verdict = connection.on_packet(&incoming, key, &mut self.events);
@@ -198,7 +199,8 @@ impl Endpoint {
             return false;
         }
         let (now, from) = (arrived.now, arrived.from);
-        let connection = Connection::accepted(&self.config, now, from, id, syn, isn);
+        let mut connection = Connection::accepted(&self.config, now, from, id, syn, isn);
+        connection.set_mtu(self.mtus.get(from).unwrap_or(0));
         let key = self.connections.insert(connection);
         self.counters.accepted += 1;
         self.events.push_back(Event::Accepted { key, from });

@@ -11,6 +11,7 @@ mod ring;
 
 use crate::config::Config;
 use crate::connection::Connection;
+use crate::path::MtuCache;
 use crate::wire::Seq;
 use ahash::RandomState;
 use bytes::Bytes;
@@ -185,10 +186,15 @@ pub struct Endpoint {
     trains: Trains,
     resets: Bucket,
     network_resets: Buckets,
+    /// What paths were found to carry.
+    mtus: MtuCache,
     /// Cost of what all connections keep for their applications.
     held: u64,
     counters: Counters,
 }
+
+/// Networks whose path MTU is remembered.
+const MTUS_MAX: usize = 16 * 1024;
 
 /// What remains of a connection that both sides have ended.
 #[derive(Clone, Copy)]
@@ -223,7 +229,8 @@ impl Endpoint {
             replies: Replies::default(),
             trains: Trains::default(),
             resets: Bucket::default(),
-            network_resets: Buckets::new(hash),
+            network_resets: Buckets::new(hash.clone()),
+            mtus: MtuCache::new(MTUS_MAX, hash),
             held: 0,
             counters: Counters::default(),
             rng,
@@ -259,7 +266,8 @@ impl Endpoint {
         }
         let id = self.free_id(&to).ok_or(ConnectRefused::NoFreeId)?;
         let syn = Seq::new(self.rng.random());
-        let connection = Connection::dialled(&self.config, now, to, id, syn, quiet);
+        let mut connection = Connection::dialled(&self.config, now, to, id, syn, quiet);
+        connection.set_mtu(self.mtus.get(to).unwrap_or(0));
         let key = self.connections.insert(connection);
         self.list(key.slot);
         self.arm(key.slot);
@@ -296,6 +304,12 @@ impl Endpoint {
     #[must_use]
     pub fn queued(&self, key: Key) -> u64 {
         self.connections.get(key).map_or(0, Connection::queued)
+    }
+
+    /// Payload bytes that the peer has acknowledged.
+    #[must_use]
+    pub fn acked(&self, key: Key) -> u64 {
+        self.connections.get(key).map_or(0, Connection::acked)
     }
 
     /// Ends our direction after what is queued; receiving goes on.
@@ -477,6 +491,9 @@ impl Endpoint {
         };
         self.deadlines.set(slot, None);
         self.account(connection.held(), 0);
+        if let Some(size) = connection.mtu() {
+            self.mtus.put(connection.peer(), size);
+        }
         let finished = connection.finished().is_some();
         if finished {
             self.replies

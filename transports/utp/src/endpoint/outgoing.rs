@@ -1,6 +1,6 @@
 //! What goes to the network.
 
-use super::{Endpoint, Key};
+use super::{Endpoint, Event, Key};
 use crate::connection::Filled;
 use crate::wire::Header;
 use flock_transport::{Instant, Train};
@@ -109,11 +109,16 @@ impl Endpoint {
                 continue;
             };
             train.reset(connection.peer());
-            let filled = connection.fill(now, room, train);
+            let filled = connection.fill(now, &self.config, room, train);
+            let writable = connection.take_writable();
             let more = connection.wants_to_send(now);
             let ended = connection.finished().is_some();
             debug_assert!(!ended, "what finishes is removed when it does");
             self.arm(slot);
+            if writable {
+                let key = self.connections.key(slot);
+                self.events.push_back(Event::Writable { key });
+            }
             if !matches!(filled, Filled::Nothing) {
                 if more {
                     // Behind the others, each of which has one train.

@@ -1,0 +1,116 @@
+use flock_transport::Instant;
+use std::time::Duration;
+
+/// Lets bytes go at a rate, in bursts of a millisecond or two, so that trains do not build the
+/// queue that is being measured.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Pacer {
+    /// Until when what was sent has had its time; later than now: in debt.
+    paid_until: Instant,
+}
+
+/// A burst is what the rate brings in this time …
+const BURST: Duration = Duration::from_millis(1);
+/// … but at least so many segments on fast paths, where timers are coarser than that,
+const SEGMENTS_FAST: u64 = 10;
+/// and on slow ones, where each of them is a queue of its own.
+const SEGMENTS_SLOW: u64 = 2;
+/// What separates the two: 50 Mbit/s.
+const FAST: u64 = 50_000_000 / 8;
+
+/// Time that `bytes` take at `rate` bytes a second.
+fn time(bytes: u64, rate: u64) -> Duration {
+    let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(rate.max(1));
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+}
+
+fn burst(rate: u64, mss: u16) -> Duration {
+    let segments = if rate >= FAST {
+        SEGMENTS_FAST
+    } else {
+        SEGMENTS_SLOW
+    };
+    BURST.max(time(segments * u64::from(mss), rate))
+}
+
+impl Pacer {
+    /// Bytes that may go now.
+    pub(crate) fn budget(&self, now: Instant, rate: u64, mss: u16) -> u64 {
+        let burst = burst(rate, mss);
+        let debt = self.paid_until.since(now);
+        let nanos = burst.saturating_sub(debt).as_nanos();
+        let bytes = nanos * u128::from(rate) / 1_000_000_000;
+        u64::try_from(bytes).unwrap_or(u64::MAX)
+    }
+
+    /// Bytes were sent.
+    pub(crate) fn sent(&mut self, now: Instant, bytes: u64, rate: u64) {
+        // Time in which nothing was sent is not saved up beyond a burst.
+        self.paid_until = self.paid_until.max(now) + time(bytes, rate);
+    }
+
+    /// When a segment may go; `now` if it may already.
+    pub(crate) fn next(&self, now: Instant, rate: u64, mss: u16) -> Instant {
+        let wanted = time(mss.into(), rate);
+        let debt = self.paid_until.since(now);
+        let room = burst(rate, mss).saturating_sub(wanted);
+        // A little later than just enough for one, for trains of some length.
+        now + debt.saturating_sub(room / 2)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sends segments through the pacer for `span`; the bytes that went, and the largest burst.
+    fn run(rate: u64, span: Duration) -> (u64, u64) {
+        const MSS: u16 = 1_452;
+        let mut pacer = Pacer::default();
+        let (begin, mut now) = (Instant::from_nanos(1 << 40), Instant::from_nanos(1 << 40));
+        let (mut total, mut most) = (0, 0);
+        while now - begin < span {
+            let segments = pacer.budget(now, rate, MSS) / u64::from(MSS);
+            let bytes = segments * u64::from(MSS);
+            pacer.sent(now, bytes, rate);
+            total += bytes;
+            most = most.max(bytes);
+            let next = pacer.next(now, rate, MSS);
+            assert!(next > now || segments > 0, "time goes on");
+            now = next.max(now + Duration::from_nanos(1));
+        }
+        (total, most)
+    }
+
+    #[test]
+    fn rates_are_kept_from_slow_to_fast_and_bursts_are_short() {
+        for rate in [
+            1_250,
+            125_000,
+            6_000_000,
+            12_500_000,
+            125_000_000,
+            5_000_000_000,
+        ] {
+            let span = Duration::from_secs(if rate < 10_000 { 200 } else { 1 });
+            let (total, most) = run(rate, span);
+            let fair = rate * span.as_secs();
+            let slack = fair / 100 + 20 * 1_452;
+            assert!(total.abs_diff(fair) <= slack, "{rate}: {total} of {fair}");
+            let limit = (rate / 1_000).max(10 * 1_452);
+            assert!(most <= limit, "{rate}: a burst of {most}");
+            if rate < FAST {
+                assert!(most <= (rate / 1_000).max(2 * 1_452), "{rate}: {most}");
+            }
+        }
+    }
+
+    #[test]
+    fn idle_time_is_not_saved_up() {
+        let mut pacer = Pacer::default();
+        let later = Instant::from_nanos(1 << 50);
+        assert_eq!(pacer.budget(later, 10_000_000, 1_000), 10_000);
+        pacer.sent(later, 10_000, 10_000_000);
+        assert_eq!(pacer.budget(later, 10_000_000, 1_000), 0);
+    }
+}
