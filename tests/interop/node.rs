@@ -31,9 +31,18 @@ pub(crate) struct Started {
 impl NodePeer {
     /// A process without swarms, or nothing where Node is missing.
     pub(crate) fn spawn() -> Option<Self> {
+        Self::run(concat!(env!("CARGO_MANIFEST_DIR"), "/interop/node/peer.js"))
+    }
+
+    /// A process without libutp sockets, or nothing where Node is missing.
+    pub(crate) fn spawn_libutp() -> Option<Self> {
+        Self::run(concat!(env!("CARGO_MANIFEST_DIR"), "/interop/node/utp.js"))
+    }
+
+    fn run(script: &str) -> Option<Self> {
         let modules = install::node_modules()?;
         let mut child = Command::new("node")
-            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/interop/node/peer.js"))
+            .arg(script)
             .env("NODE_PATH", modules)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
