@@ -6,7 +6,11 @@
 mod cases;
 mod engine;
 mod install;
+#[cfg(test)]
+mod libutp;
 mod node;
+#[cfg(test)]
+mod utp_host;
 
 use node::NodePeer;
 use serde_json::json;

@@ -83,6 +83,13 @@ impl NodePeer {
         writeln!(stdin, "{command}").expect("the node process runs");
     }
 
+    /// The oldest event of this name, if there is one now.
+    pub(crate) fn take(&mut self, name: &str) -> Option<Value> {
+        self.unread.extend(self.events.try_iter());
+        let at = self.unread.iter().position(|event| event["event"] == name)?;
+        Some(self.unread.remove(at))
+    }
+
     /// The oldest event of this name that `wanted` accepts; waits for it.
     pub(crate) fn event(&mut self, name: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let wanted = |event: &Value| event["event"] == name && wanted(event);
