@@ -48,7 +48,10 @@ fn we_dial_and_are_echoed() {
     host.run_until("the echo's end", |host| host.conn(key).ended);
     assert!(host.conn(key).received == sent);
     let ended = event(&mut node, &mut host, "ended");
-    assert_eq!((&ended["ok"], &ended["bytes"]), (&json!(true), &json!(1_000_000)));
+    assert_eq!(
+        (&ended["ok"], &ended["bytes"]),
+        (&json!(true), &json!(1_000_000))
+    );
     host.run_until("the close", |host| host.conn(key).closed.is_some());
     assert_eq!(host.conn(key).closed, Some(CloseReason::PeerClosed));
 }
@@ -63,7 +66,10 @@ fn it_dials_and_is_echoed() {
     let conn = dialled(&mut node, &host, "manual", 9);
     node.command(&json!({"cmd": "send", "conn": conn, "bytes": 1_000_000, "seed": 9, "end": true}));
     let ended = event(&mut node, &mut host, "ended");
-    assert_eq!((&ended["ok"], &ended["bytes"]), (&json!(true), &json!(1_000_000)));
+    assert_eq!(
+        (&ended["ok"], &ended["bytes"]),
+        (&json!(true), &json!(1_000_000))
+    );
     event(&mut node, &mut host, "closed");
 }
 
@@ -79,7 +85,10 @@ fn sixty_four_mebibytes_go_each_way() {
     host.send(there, pattern(BYTES, 5));
     host.end(there);
     let ended = event(&mut node, &mut host, "ended");
-    assert_eq!((&ended["ok"], &ended["bytes"]), (&json!(true), &json!(BYTES)));
+    assert_eq!(
+        (&ended["ok"], &ended["bytes"]),
+        (&json!(true), &json!(BYTES))
+    );
     let conn = dialled(&mut node, &host, "sink", 0);
     node.command(&json!({"cmd": "send", "conn": conn, "bytes": BYTES, "seed": 7, "end": true}));
     let back = host.accept();
@@ -118,7 +127,10 @@ fn both_ends_write_at_once() {
     host.send(key, pattern(500_000, 6));
     host.end(key);
     let ended = event(&mut node, &mut host, "ended");
-    assert_eq!((&ended["ok"], &ended["bytes"]), (&json!(true), &json!(500_000)));
+    assert_eq!(
+        (&ended["ok"], &ended["bytes"]),
+        (&json!(true), &json!(500_000))
+    );
     host.run_until("its end", |host| host.conn(key).ended);
     assert!(host.conn(key).received == pattern(500_000, 4));
 }

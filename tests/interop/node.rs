@@ -86,7 +86,10 @@ impl NodePeer {
     /// The oldest event of this name, if there is one now.
     pub(crate) fn take(&mut self, name: &str) -> Option<Value> {
         self.unread.extend(self.events.try_iter());
-        let at = self.unread.iter().position(|event| event["event"] == name)?;
+        let at = self
+            .unread
+            .iter()
+            .position(|event| event["event"] == name)?;
         Some(self.unread.remove(at))
     }
 

@@ -48,7 +48,7 @@ impl Case {
             back: link,
             hosts: [Host::default(), Host::default()],
             bytes: [bytes, 0],
-            limit: Duration::from_secs(60),
+            limit: Duration::from_secs(300),
         };
         case.queued(1.0)
     }

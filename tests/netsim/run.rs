@@ -3,7 +3,7 @@
 use crate::case::Case;
 use flock_tests::net::{Capture, Change, Flow, Job, LinkReport, Network, Pair, UtpNode};
 use flock_transport::{CloseReason, Instant};
-use flock_utp::Config;
+use flock_utp::{Config, Congestion};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,11 +19,19 @@ pub(crate) struct Stack {
 
 /// The stacks that every path is tried with.
 pub(crate) fn stacks() -> Vec<Stack> {
-    let usual = Stack {
-        name: "default",
-        config: Config::default(),
+    let stack = |name, congestion| Stack {
+        name,
+        config: Config {
+            congestion,
+            ..Config::default()
+        },
     };
-    vec![usual]
+    let target = Duration::from_millis(60);
+    vec![
+        stack("ledbat", Congestion::default()),
+        stack("ledbat++", Congestion::LedbatPlusPlus { target }),
+        stack("cubic", Congestion::Cubic),
+    ]
 }
 
 /// What came of a transfer.
@@ -215,6 +223,8 @@ impl<'a> Transfer<'a> {
         let dropped: u64 = self.reports().map(LinkReport::dropped).iter().sum();
         for end in [0, 1] {
             let Some(flow) = self.flow(end) else {
+                // Nothing can be missed before there is a connection.
+                self.watch[end].dropped_at = self.network.now();
                 continue;
             };
             if let Some(wrong) = flow.wrong() {

@@ -25,6 +25,19 @@ fn bytes(value: f64) -> u64 {
     value.round() as u64
 }
 
+/// Newton's method, since that of the C library may differ from host to host, and with it a run
+/// that is replayed.
+fn cube_root(value: f64) -> f64 {
+    if value <= 0.0 {
+        return 0.0;
+    }
+    let mut root = value.max(1.0);
+    for _ in 0..64 {
+        root -= (root - value / (root * root)) / 3.0;
+    }
+    root
+}
+
 impl Cubic {
     /// The window after losses.
     pub(super) fn on_congestion(&mut self, _: Instant, window: u64, mss: u16) -> u64 {
@@ -58,7 +71,7 @@ impl Cubic {
             self.reno = now;
         }
         self.most = self.most.max(first);
-        let k = ((self.most - first) / C).cbrt();
+        let k = cube_root((self.most - first) / C);
         let time = (ack.now - began).as_secs_f64() + ack.srtt.as_secs_f64();
         let cubic = (C * (time - k).powi(3) + self.most).min(now * 1.5);
         let acked = ack.bytes as f64 / mss;

@@ -22,6 +22,8 @@ const WINDOW_LARGE: u32 = 3 << 19;
 const REST: Duration = Duration::from_secs(10);
 /// What is known about the window ages in this time without sending, or in a timeout.
 const AGED: Duration = Duration::from_secs(1);
+/// What the system refused is offered again after this time at the latest.
+const RETRY: Duration = Duration::from_millis(5);
 /// The first wait before a closed window is tried, and the longest.
 const PERSIST: Duration = Duration::from_millis(500);
 const PERSIST_MAX: Duration = Duration::from_secs(15);
@@ -417,7 +419,12 @@ impl Sender {
             let number = flight.first.get().wrapping_add(offset);
             self.sending.refused(Seq::new(number));
         }
-        if let (Some(flow), Some(size)) = (self.flow.as_deref_mut(), flight.probe) {
+        let Some(flow) = self.flow.as_deref_mut() else {
+            return;
+        };
+        // Whoever refused may say when there is room again, or may not.
+        flow.paced_until = Some(now + RETRY);
+        if let Some(size) = flight.probe {
             flow.mtu.lost(now, datagram(size), true);
         }
     }

@@ -47,6 +47,11 @@ impl Episode {
         self.out += bytes;
     }
 
+    /// They were not, after all.
+    pub(super) fn unsent(&mut self, bytes: u64) {
+        self.out = self.out.saturating_sub(bytes);
+    }
+
     /// Bytes that may go out now (RFC 6937, section 3.1, with the slow-start bound). `window` is
     /// what the flight is to shrink to.
     pub(super) fn allowance(&self, in_flight: u64, window: u64, mss: u16) -> u64 {

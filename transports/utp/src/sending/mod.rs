@@ -310,6 +310,9 @@ impl Sending {
                     Fate::Unsent
                 };
             });
+            if let Some(episode) = &mut active.episode {
+                episode.unsent(active.records.get(index).size.into());
+            }
         }
         active.timers.refused(active.records.flying);
     }

@@ -110,6 +110,9 @@ impl Timers {
     ) {
         if flying == 0 {
             (self.timeout_at, self.probe_at) = (None, None);
+        } else if self.timeout_at.is_none() {
+            // What was taken for lost is in flight after all.
+            self.timeout_at = Some(now + self.timeout(timing));
         }
         if !progress {
             return;
