@@ -68,12 +68,16 @@ impl SendQueue {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::sync::LazyLock;
+
+    static PATTERN: LazyLock<Bytes> =
+        LazyLock::new(|| (0..=250_u8).cycle().take(1 << 20).collect());
 
     proptest! {
         /// What comes out is what went in, in order, whatever the pieces and whenever taken.
         #[test]
         fn bytes_keep_their_order(steps in prop::collection::vec((0_usize..5, 0_usize..700_000), 1..60)) {
-            let pattern = Bytes::from((0..=250_u8).cycle().take(1 << 20).collect::<Vec<_>>());
+            let pattern = &*PATTERN;
             let mut queue = SendQueue::default();
             let (mut pushed, mut taken) = (0_usize, 0_usize);
             let mut check = |queue: &mut SendQueue, pushed: usize| {

@@ -1,5 +1,8 @@
 //! Packets as they are on the wire.
 
+#[cfg(test)]
+mod tests;
+
 /// Number of a packet, modulo 2^16.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub(crate) struct Seq(u16);
