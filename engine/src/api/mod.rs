@@ -6,6 +6,7 @@ mod connection;
 mod exchange;
 mod flock;
 mod handler;
+mod incoming;
 mod start;
 mod streams;
 

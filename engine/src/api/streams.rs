@@ -2,6 +2,7 @@
 
 use super::connection::Connection;
 use super::exchange::{Exchange, Wires};
+use super::incoming::Incoming;
 use crate::api::Handler;
 use crate::event::ConnectionInfo;
 use crate::names::ConnId;
@@ -10,7 +11,6 @@ use crate::shard::{Command, ConnCommand, ConnCx, Mail, ShardCx};
 use bytes::Bytes;
 use flock_tcp::{Queued, SendRefused};
 use flock_transport::CloseReason;
-use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Instant;
@@ -42,8 +42,7 @@ pub(crate) struct Stream {
 
 #[derive(Default)]
 pub(crate) struct State {
-    incoming: VecDeque<Bytes>,
-    incoming_bytes: usize,
+    incoming: Incoming,
     paused: bool,
     ended: bool,
     closed: Option<CloseReason>,
@@ -83,9 +82,8 @@ impl Stream {
     /// Takes received bytes; `waker` is called when there is something to see.
     pub(crate) fn read(&self, waker: Option<&Waker>) -> Read {
         let mut state = self.lock();
-        if let Some(data) = state.incoming.pop_front() {
-            state.incoming_bytes -= data.len();
-            if state.paused && state.incoming_bytes <= self.wires.recv_limit / 2 {
+        if let Some(data) = state.incoming.pop() {
+            if state.paused && state.incoming.len() <= self.wires.recv_limit / 2 {
                 state.paused = false;
                 self.command(ConnCommand::Resume);
             }
@@ -283,9 +281,8 @@ impl Handler for Streams {
         let mut full = false;
         let limit = stream.0.wires.recv_limit;
         stream.0.change(|state| {
-            state.incoming.push_back(Bytes::copy_from_slice(data));
-            state.incoming_bytes += data.len();
-            full = state.incoming_bytes >= limit;
+            state.incoming.push(data);
+            full = state.incoming.len() >= limit;
             state.paused |= full;
         });
         if full {
