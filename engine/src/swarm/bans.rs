@@ -1,6 +1,6 @@
 //! Whom not to have anything to do with, for good or for a while.
 
-use super::nets::Nets;
+use super::nets::{Nets, canonical_net};
 use crate::names::PeerId;
 use flock_transport::Instant;
 use hashbrown::HashMap;
@@ -19,21 +19,32 @@ pub enum BanTarget {
     Peer(PeerId),
 }
 
+impl BanTarget {
+    /// The target as addresses of peers are written here: IPv4-mapped ones as plain IPv4.
+    pub(crate) fn canonical(self) -> Self {
+        match self {
+            Self::Addr(addr) => Self::Addr(flock_transport::canonical(addr)),
+            Self::Net(net) => Self::Net(canonical_net(net)),
+            Self::Peer(peer) => Self::Peer(peer),
+        }
+    }
+}
+
 impl From<SocketAddr> for BanTarget {
     fn from(addr: SocketAddr) -> Self {
-        Self::Addr(flock_transport::canonical(addr))
+        Self::Addr(addr).canonical()
     }
 }
 
 impl From<IpAddr> for BanTarget {
     fn from(ip: IpAddr) -> Self {
-        Self::Net(IpNet::from(ip.to_canonical()))
+        Self::Net(ip.into()).canonical()
     }
 }
 
 impl From<IpNet> for BanTarget {
     fn from(net: IpNet) -> Self {
-        Self::Net(net)
+        Self::Net(net).canonical()
     }
 }
 
@@ -134,5 +145,17 @@ mod tests {
         assert!(bans.peer(at(1_000_000), &peer));
         bans.remove(&peer.clone().into());
         assert!(!bans.peer(at(2), &peer));
+    }
+
+    #[test]
+    fn a_target_is_written_as_peers_are() {
+        let written = |target: BanTarget| target.canonical();
+        let plain: SocketAddr = "10.1.2.3:4".parse().unwrap();
+        let mapped = BanTarget::Addr("[::ffff:10.1.2.3]:4".parse().unwrap());
+        assert_eq!(written(mapped), BanTarget::Addr(plain));
+        let net: IpNet = "::ffff:10.1.0.0/112".parse().unwrap();
+        let four: IpNet = "10.1.0.0/16".parse().unwrap();
+        assert_eq!(written(BanTarget::Net(net)), BanTarget::Net(four));
+        assert_eq!(BanTarget::from(net), BanTarget::Net(four));
     }
 }

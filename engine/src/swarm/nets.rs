@@ -1,7 +1,7 @@
 //! Sets of networks, asked about once for every accept and every discovered address.
 
 use hashbrown::HashMap;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use std::net::IpAddr;
 
 /// Networks with a value each. A look-up costs one probe for each length of prefix in use,
@@ -27,6 +27,19 @@ fn count_length(lengths: &mut [Lengths; 2], net: &IpNet) {
     }
 }
 
+/// The bits before the IPv4 address in an IPv4-mapped one (RFC 4291, section 2.5.5.2).
+const MAPPED: u8 = 96;
+
+/// The network as peers are asked about: one within `::ffff:0:0/96` becomes plain IPv4, since
+/// that is what addresses in it are turned into.
+pub(super) fn canonical_net(net: IpNet) -> IpNet {
+    let IpNet::V6(six) = net else { return net };
+    let length = six.prefix_len().checked_sub(MAPPED);
+    let four = six.addr().to_ipv4_mapped().zip(length);
+    four.and_then(|(addr, length)| Ipv4Net::new(addr, length).ok())
+        .map_or(net, IpNet::V4)
+}
+
 impl<V> Nets<V> {
     pub(super) fn new(hasher: ahash::RandomState) -> Self {
         Self {
@@ -45,7 +58,7 @@ impl<V> Nets<V> {
 
     /// Adds a network or replaces its value. Host bits mean nothing.
     pub(super) fn insert(&mut self, net: IpNet, value: V) {
-        let net = net.trunc();
+        let net = canonical_net(net).trunc();
         if self.nets.insert(net, value).is_some() {
             return;
         }
@@ -53,7 +66,7 @@ impl<V> Nets<V> {
     }
 
     pub(super) fn remove(&mut self, net: IpNet) {
-        let net = net.trunc();
+        let net = canonical_net(net).trunc();
         if self.nets.remove(&net).is_some() {
             self.forget_length(&net);
         }
@@ -108,6 +121,20 @@ mod tests {
             };
             IpNet::new(ip, length).unwrap()
         })
+    }
+
+    #[test]
+    fn mapped_networks_are_ipv4() {
+        let net = |text: &str| text.parse::<IpNet>().unwrap();
+        let mut nets = Nets::new(ahash::RandomState::with_seeds(1, 2, 3, 4));
+        nets.insert(net("::ffff:10.1.0.0/112"), ());
+        let finds = |nets: &Nets<()>, ip: &str| nets.containing(ip.parse().unwrap()).count();
+        assert_eq!((finds(&nets, "10.1.2.3"), finds(&nets, "10.2.2.3")), (1, 0));
+        nets.remove(net("10.1.0.0/16"));
+        assert!(nets.is_empty());
+        // It holds more than mapped addresses.
+        assert_eq!(canonical_net(net("::/0")), net("::/0"));
+        assert_eq!(canonical_net(net("::ffff:0:0/96")), net("0.0.0.0/0"));
     }
 
     proptest! {
