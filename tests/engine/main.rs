@@ -10,6 +10,8 @@ mod failures;
 #[cfg(test)]
 mod forbidden;
 #[cfg(test)]
+mod handlers;
+#[cfg(test)]
 mod handles;
 #[cfg(test)]
 mod hostile;

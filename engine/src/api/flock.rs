@@ -15,7 +15,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::future::poll_fn;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
@@ -39,8 +39,9 @@ pub(crate) struct Inner<M: Send + 'static> {
     pub(crate) listen: ListenOptions,
     pub(crate) threads: Mutex<Vec<JoinHandle<()>>>,
     pub(crate) bound: Mutex<Vec<SocketAddr>>,
-    /// Calls of `listen` so far.
-    pub(crate) listens: AtomicU64,
+    /// Calls of `listen` so far. Held by the one in progress, which waits for the shards: no
+    /// handler may ever wait for it.
+    pub(crate) listens: Mutex<u64>,
     pub(crate) exchange: Option<Arc<Exchange>>,
     pub(crate) over: AtomicBool,
 }
@@ -123,14 +124,8 @@ impl<M: Send + 'static> Flock<M> {
     /// The port is taken, also by another process of the same user, or may not be used; or this
     /// was called by a handler.
     pub fn listen(&self, port: u16) -> Result<SocketAddr, FlockError> {
-        let six = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port);
-        match self.listen_at(six) {
-            // A host without IPv6.
-            Err(FlockError::Io(error)) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
-                self.listen_at(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port))
-            }
-            other => other,
-        }
+        not_on_a_shard()?;
+        self.listen_any(&mut self.inner.lock_listens(), port)
     }
 
     /// As [`listen`](Self::listen), on one address.
@@ -139,8 +134,36 @@ impl<M: Send + 'static> Flock<M> {
     /// As [`listen`](Self::listen).
     pub fn listen_at(&self, addr: SocketAddr) -> Result<SocketAddr, FlockError> {
         not_on_a_shard()?;
-        let mut bound = self.inner.lock_bound();
-        let group = self.inner.listens.fetch_add(1, Ordering::Relaxed) + 1;
+        self.listen_as(&mut self.inner.lock_listens(), addr)
+    }
+
+    fn listen_any(&self, listens: &mut u64, port: u16) -> Result<SocketAddr, FlockError> {
+        let six = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port);
+        match self.listen_as(listens, six) {
+            // A host without IPv6.
+            Err(FlockError::Io(error)) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+                let four = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
+                self.listen_as(listens, four)
+            }
+            other => other,
+        }
+    }
+
+    /// Of several that ask at a time one listens, and the others wait for it.
+    fn listen_if_nobody_did(&self) -> Result<(), FlockError> {
+        if self.listening().is_empty() {
+            not_on_a_shard()?;
+            let mut listens = self.inner.lock_listens();
+            if self.listening().is_empty() {
+                self.listen_any(&mut listens, 0)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn listen_as(&self, listens: &mut u64, addr: SocketAddr) -> Result<SocketAddr, FlockError> {
+        *listens += 1;
+        let group = *listens;
         let mut at = addr;
         for shard in 0..self.shards() {
             match self.listen_shard(shard, group, at) {
@@ -154,7 +177,7 @@ impl<M: Send + 'static> Flock<M> {
                 }
             }
         }
-        bound.push(at);
+        self.inner.lock_bound().push(at);
         Ok(at)
     }
 
@@ -198,8 +221,8 @@ impl<M: Send + 'static> Flock<M> {
         options: JoinOptions,
     ) -> Result<Channel<M>, FlockError> {
         let key = key.into();
-        if options.announce && self.listening().is_empty() {
-            self.listen(0)?;
+        if options.announce {
+            self.listen_if_nobody_did()?;
         }
         let announce = options.announce;
         self.tell_all(|| Command::Join {
@@ -252,7 +275,7 @@ impl<M: Send + 'static> Flock<M> {
         target: impl Into<BanTarget>,
         expires_after: Option<Duration>,
     ) -> Result<(), FlockError> {
-        let target = target.into();
+        let target = target.into().canonical();
         self.tell_all(|| Command::Ban {
             target: target.clone(),
             channel: None,
@@ -282,7 +305,7 @@ impl<M: Send + 'static> Flock<M> {
     /// # Errors
     /// The engine is busy or was shut down.
     pub fn unban(&self, target: impl Into<BanTarget>) -> Result<(), FlockError> {
-        let target = target.into();
+        let target = target.into().canonical();
         self.tell_all(|| Command::Unban {
             target: target.clone(),
         })
@@ -419,6 +442,10 @@ impl<M: Send + 'static> Flock<M> {
 impl<M: Send + 'static> Inner<M> {
     fn lock_bound(&self) -> MutexGuard<'_, Vec<SocketAddr>> {
         self.bound.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_listens(&self) -> MutexGuard<'_, u64> {
+        self.listens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn begin_shutdown(&self, within: Duration) {

@@ -118,7 +118,7 @@ fn wire<M: Send + 'static>(
         },
         threads: Mutex::default(),
         bound: Mutex::default(),
-        listens: 0.into(),
+        listens: Mutex::default(),
         exchange: None,
         over: false.into(),
     };

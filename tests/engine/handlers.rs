@@ -1,0 +1,79 @@
+//! What handlers may ask of the engine they run in, and what asks beside them.
+
+use super::peers::{PATIENCE, engine, wait_for};
+use flock_engine::io::Backend;
+use flock_engine::{ConnCx, ConnectionInfo, Flock, FlockError, Handler, JoinOptions, ShardCx};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Barrier, OnceLock, mpsc};
+
+super::on_both_backends!(
+    a_handler_may_ask_while_somebody_listens,
+    joining_at_once_listens_once,
+);
+
+/// Asks for the listeners once another shard listens at the address it is told.
+struct Curious {
+    flock: Arc<OnceLock<Flock<SocketAddr>>>,
+    answer: mpsc::Sender<(Vec<SocketAddr>, bool)>,
+}
+
+impl Handler for Curious {
+    type Conn = ();
+    type Msg = SocketAddr;
+
+    fn on_connection(&mut self, _: &mut ConnCx<'_>, _: &ConnectionInfo) {}
+
+    fn on_data(&mut self, _: &mut ConnCx<'_>, (): &mut (), _: &[u8]) {}
+
+    fn on_message(&mut self, _: &mut ShardCx<'_>, addr: SocketAddr) {
+        wait_for("a listener", || TcpStream::connect(addr).is_ok());
+        let flock = self.flock.get().unwrap();
+        let refused = matches!(flock.listen(0), Err(FlockError::OnShard));
+        self.answer.send((flock.listening(), refused)).unwrap();
+    }
+}
+
+/// The one who listens waits for all shards: none of them may wait for it.
+fn a_handler_may_ask_while_somebody_listens(backend: Backend) {
+    let (answer, answers) = mpsc::channel();
+    let shared = Arc::new(OnceLock::new());
+    let for_handlers = shared.clone();
+    let flock = engine(backend)
+        .start_with(move |_| Curious {
+            flock: for_handlers.clone(),
+            answer: answer.clone(),
+        })
+        .unwrap();
+    assert!(shared.set(flock.clone()).is_ok());
+    let addr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
+    let addr = addr.unwrap();
+    // Shards are asked in order: the first listens while the second is in its handler.
+    flock.send_message(1, addr).unwrap();
+    let (done, listened) = mpsc::channel();
+    let listening = flock.clone();
+    std::thread::spawn(move || done.send(listening.listen_at(addr)));
+    let (seen, refused) = answers.recv_timeout(PATIENCE).expect("an answer");
+    assert!(seen.is_empty() && refused);
+    let bound = listened.recv_timeout(PATIENCE).expect("an address");
+    assert_eq!(bound.unwrap(), addr);
+    assert_eq!(flock.listening(), [addr]);
+    flock.shutdown(PATIENCE);
+}
+
+fn joining_at_once_listens_once(backend: Backend) {
+    for _ in 0..20 {
+        let flock = engine(backend).start().unwrap();
+        let all = Barrier::new(4);
+        std::thread::scope(|scope| {
+            for channel in ["a", "b", "c", "d"] {
+                let (flock, all) = (&flock, &all);
+                scope.spawn(move || {
+                    all.wait();
+                    flock.join(channel, JoinOptions::default()).unwrap()
+                });
+            }
+        });
+        assert_eq!(flock.listening().len(), 1);
+        flock.shutdown(PATIENCE);
+    }
+}
