@@ -214,7 +214,9 @@ impl Swarm {
 
     /// ±10 %, so that two sides that refuse each other do not stay in step.
     fn jitter(&mut self, wait: Duration) -> Duration {
-        wait.mul_f64(self.rng.random_range(0.9..=1.1))
+        let seconds = wait.as_secs_f64() * self.rng.random_range(0.9..=1.1);
+        // "For ever" may be longer than what is left of the clock.
+        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
     }
 
     /// The peer that linked candidates lead to is not connected any more.

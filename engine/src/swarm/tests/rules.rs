@@ -347,3 +347,18 @@ fn we_are_not_our_own_peer() {
     assert_eq!(drain(&mut swarm).0, ["connection-closed", "peer-rejected"]);
     assert_eq!(swarm.stats(), Stats::default());
 }
+
+#[test]
+fn a_retry_may_be_for_never() {
+    let config = SwarmConfig {
+        retry: [Duration::MAX; 4],
+        ..config(0, 1)
+    };
+    let mut swarm = Swarm::new(config, Arc::new(SharedCounts::new(1, 0)), 1);
+    swarm.join("c".into(), true);
+    swarm.add_peer(at(1), "c".into(), addr(1));
+    let dial = dials(&mut swarm)[0];
+    swarm.dial_failed(at(1), dial, Transport::Tcp, false);
+    swarm.on_deadline(at(1 << 32));
+    assert!(dials(&mut swarm).is_empty());
+}
