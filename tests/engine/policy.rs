@@ -5,6 +5,7 @@ use flock_engine::event::{BanReason, RefuseReason, RejectReason};
 use flock_engine::io::Backend;
 use flock_engine::{CloseReason, Event, IdChoice, JoinOptions};
 use std::io::Write;
+use std::net::Shutdown;
 use std::time::Duration;
 
 super::on_both_backends!(
@@ -181,11 +182,14 @@ fn garbage_is_no_handshake(backend: Backend) {
     let flock = engine(backend).start().unwrap();
     let addr = local(flock.listen(0).unwrap());
     let mut events = flock.events().unwrap();
-    // Zero length; a length of 2^31; a length prefix without end.
-    let garbage: [&[u8]; 3] = [&[0], &[0x80, 0x80, 0x80, 0x80, 0x08], &[0xff; 6]];
+    // Zero length; a length of 2^31; a length prefix without end; an end within the id.
+    let garbage: [&[u8]; 4] = [&[0], &[0x80, 0x80, 0x80, 0x80, 0x08], &[0xff; 6], &[32, 1]];
     for bytes in garbage {
         let mut peer = RawPeer::connect(addr);
         peer.stream.write_all(bytes).unwrap();
+        if bytes[0] == 32 {
+            peer.stream.shutdown(Shutdown::Write).unwrap();
+        }
         peer.read_to_end();
         next_event(&mut events, "connection-closed", |event| match event {
             Event::ConnectionClosed {
@@ -197,7 +201,7 @@ fn garbage_is_no_handshake(backend: Backend) {
     }
     let _healthy = RawPeer::handshake(addr, &id(1));
     wait_for("the healthy peer", || flock.stats().connected == 1);
-    assert_eq!(flock.counters().counters.bad_handshakes, 3);
+    assert_eq!(flock.counters().counters.bad_handshakes, 4);
     flock.shutdown(PATIENCE);
 }
 

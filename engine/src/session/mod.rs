@@ -32,7 +32,7 @@ pub enum Progress {
 #[derive(Debug, Default)]
 pub struct Handshake {
     length: u32,
-    /// Bytes of the length prefix read; 0 means that it is complete or has not begun.
+    /// Bytes of the length prefix read.
     prefix: u8,
     complete: bool,
     id: SmallVec<[u8; 32]>,
@@ -80,6 +80,12 @@ impl Handshake {
             peer_id,
             consumed: used + take,
         }
+    }
+
+    /// Whether the peer has said anything: an end is a truncated handshake then.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.prefix > 0
     }
 
     fn prefix_byte(&mut self, byte: u8) -> Result<(), HandshakeError> {

@@ -8,7 +8,7 @@ use crate::io::{Completion, ConnectOptions, Driver, LoanId, Op, Outcome, SocketI
 use crate::session::{Handshake, Progress};
 use crate::swarm::CandidateId;
 use crate::table::Key;
-use flock_transport::{CloseReason, Errno, Instant, Transport};
+use flock_transport::{CloseReason, Errno, HandshakeError, Instant, Transport};
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -184,7 +184,14 @@ impl<D: Driver, H: Handler> Shard<D, H> {
 
     fn peer_ended(&mut self, key: Key) {
         match self.links.table.get(key).map(|link| &link.phase) {
-            Some(Phase::Handshaking(_)) => self.links.close(key, CloseReason::PeerClosed),
+            Some(Phase::Handshaking(handshake)) => {
+                let reason = if handshake.has_begun() {
+                    CloseReason::Handshake(HandshakeError::Truncated)
+                } else {
+                    CloseReason::PeerClosed
+                };
+                self.links.close(key, reason);
+            }
             Some(Phase::Open) => self.call(key, |handler, cx, conn| handler.on_end(cx, conn)),
             // While the claim is out, the end waits for its answer.
             _ => {}
