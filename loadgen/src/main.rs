@@ -30,6 +30,7 @@ use preflight::Limits;
 use report::{Findings, Report};
 use run::{Measured, Target};
 use signal_hook::consts::SIGINT;
+use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
@@ -100,9 +101,19 @@ fn execute(args: &Args) -> Result<u8, Trouble> {
             );
         }
     }
+    if let Some(path) = json_file(args) {
+        // Better now than after the load.
+        let opened = OpenOptions::new().append(true).create(true).open(path);
+        opened.map_err(|error| broken(format!("{}: {error}", path.display())))?;
+    }
     let report = measure(&plan, &limits, &checked, asked, args.quiet)?;
     publish(args, &report).map_err(broken)?;
     Ok(report.exit_code)
+}
+
+/// The file the report goes to; `None` for stdout too.
+fn json_file(args: &Args) -> Option<&Path> {
+    args.json.as_deref().filter(|path| *path != Path::new("-"))
 }
 
 fn broken(text: String) -> Trouble {
@@ -143,8 +154,8 @@ fn measure(
     if let Some(engine) = engine {
         engine.stop();
     }
-    let interrupted = stop.load(Ordering::Relaxed);
-    let weighing = plan.weighing(limits).filter(|_| !interrupted);
+    let stopped = || stop.load(Ordering::Relaxed);
+    let weighing = plan.weighing(limits).filter(|_| !stopped());
     let weighed = weighing.and_then(|weighing| {
         let weighed = weigh(&weighing, chosen, &stop, &mut ticker);
         // The run itself is measured; its report is not lost for this.
@@ -152,6 +163,7 @@ fn measure(
             .inspect_err(|text| eprintln!("loadgen: memory not measured: {text}"))
             .ok()
     });
+    let interrupted = stopped();
     let exit_code = match measured.stats.failed() {
         _ if interrupted => INTERRUPTED,
         0 => OK,
@@ -222,25 +234,23 @@ fn stop_on_interrupt() -> Result<Arc<AtomicBool>, String> {
 }
 
 fn publish(args: &Args, report: &Report) -> Result<(), String> {
-    let to_stdout = args.json.as_deref() == Some(Path::new("-"));
     let mut stdout = std::io::stdout().lock();
-    if let Some(path) = &args.json {
-        let mut json = serde_json::to_string_pretty(report)
-            .map_err(|error| format!("the report cannot be written as JSON: {error}"))?;
-        json.push('\n');
-        if to_stdout {
-            stdout
-                .write_all(json.as_bytes())
-                .map_err(|error| error.to_string())?;
-        } else {
-            std::fs::write(path, json).map_err(|error| format!("{}: {error}", path.display()))?;
-        }
-    }
-    if !to_stdout {
-        let text = render::render(report, render::colour_wanted());
+    let mut say = |text: &str| {
         stdout
             .write_all(text.as_bytes())
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| error.to_string())
+    };
+    let json = || {
+        serde_json::to_string_pretty(report)
+            .map(|json| json + "\n")
+            .map_err(|error| format!("the report cannot be written as JSON: {error}"))
+    };
+    if args.json.is_some() && json_file(args).is_none() {
+        return say(&json()?);
     }
-    Ok(())
+    // The text first: a disk that has filled up meanwhile does not lose what was measured.
+    say(&render::render(report, render::colour_wanted()))?;
+    json_file(args).map_or(Ok(()), |path| {
+        std::fs::write(path, json()?).map_err(|error| format!("{}: {error}", path.display()))
+    })
 }

@@ -1,6 +1,7 @@
 //! From what was asked to what will be done: defaults filled in, names resolved, limits applied.
 
 use crate::cli::{Args, BackendArg, CloseArg};
+use crate::frame::FRAME;
 use crate::generator::Timeouts;
 use crate::preflight::{self, Limits, Needs};
 use crate::system;
@@ -11,6 +12,8 @@ use rand::{RngCore, SeedableRng};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
+/// Bytes of a peer's place in the queue of the idle.
+const IDLE: usize = size_of::<u32>();
 const PEERS: u32 = 4096;
 const CONCURRENCY: u32 = 256;
 const OPEN_LOOP_CONCURRENCY: u32 = 4096;
@@ -143,7 +146,13 @@ impl Plan {
             open: self.open(),
             dialling: self.concurrency,
             embedded: self.is_embedded(),
-            threads: self.lanes() + shards,
+            threads: self.lanes().saturating_add(shards),
+            // Those of a held load are as many as there is room for.
+            ids: if self.hold.is_some() {
+                0
+            } else {
+                u64::from(self.peers) * (FRAME + IDLE) as u64
+            },
             // Peer k uses source k and target k, each modulo their number: at least this many.
             pairs: u64::from(self.sources.used_by(self.peers)).max(targets as u64),
             rate: self.rate.map(|rate| rate.arrivals_before(1_000_000_000)),
@@ -267,6 +276,7 @@ mod tests {
         files: 20_000,
         files_hard: 20_000,
         files_open: 6,
+        memory: 1 << 34,
         somaxconn: 4096,
         ports: 28_232,
         time_wait: 131_072,

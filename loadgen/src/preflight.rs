@@ -22,6 +22,8 @@ pub(crate) struct Limits {
     pub(crate) files_hard: u64,
     /// Descriptors open before the run.
     pub(crate) files_open: u64,
+    /// Bytes of memory that programs may still take (`MemAvailable` of proc_meminfo(5)).
+    pub(crate) memory: u64,
     /// `net.core.somaxconn`.
     pub(crate) somaxconn: u64,
     /// `net.ipv4.ip_local_port_range`, how many ports it has.
@@ -47,6 +49,7 @@ impl Limits {
             files: files.current.unwrap_or(u64::MAX),
             files_hard: files.maximum.unwrap_or(u64::MAX),
             files_open: system::open_files(),
+            memory: system::available_memory().unwrap_or(u64::MAX),
             somaxconn: system::sysctl("net/core/somaxconn").unwrap_or(4096),
             ports: ports().unwrap_or(28_232),
             time_wait: system::sysctl("net/ipv4/tcp_max_tw_buckets").unwrap_or(131_072),
@@ -72,6 +75,8 @@ pub(crate) struct Needs {
     pub(crate) embedded: bool,
     /// Generator threads and embedded shards.
     pub(crate) threads: u32,
+    /// Bytes of all peers' ids, which are drawn before the first one starts.
+    pub(crate) ids: u64,
     /// Pairs of a source and a destination address; each has its own ports.
     pub(crate) pairs: u64,
     /// Connects a second of an open loop.
@@ -115,8 +120,17 @@ pub(crate) fn check(needs: &Needs, limits: &Limits) -> Verdict {
             needs.pairs, limits.ports
         ));
     }
+    let fits = needs.ids <= limits.memory / 2;
+    if !fits {
+        shortages.push(format!(
+            "memory: the ids of all peers take {} MiB, and of {} MiB available at most half is \
+             taken; give fewer --peers: they take turns",
+            needs.ids >> 20,
+            limits.memory >> 20
+        ));
+    }
     let rate = needs.rate.unwrap_or(FASTEST_LOOP);
-    let lingering = (rate * TIME_WAIT_SECONDS).min(limits.time_wait);
+    let lingering = rate.saturating_mul(TIME_WAIT_SECONDS).min(limits.time_wait);
     if needs.lingers && !needs.held && ports < lingering + wanted {
         warnings.push(format!(
             "ports: closing with FIN keeps a port for {TIME_WAIT_SECONDS} s; {ports} ports sustain \
@@ -133,7 +147,11 @@ pub(crate) fn check(needs: &Needs, limits: &Limits) -> Verdict {
             needs.dialling
         ));
     }
-    let open = wanted.min(files).min(ports);
+    let open = if fits {
+        wanted.min(files).min(ports)
+    } else {
+        0
+    };
     Verdict {
         open: u32::try_from(open).expect("at most what was asked for"),
         shortages,
@@ -181,6 +199,7 @@ mod tests {
         files: 20_000,
         files_hard: 20_000,
         files_open: 6,
+        memory: 1 << 34,
         somaxconn: 4096,
         ports: 28_232,
         time_wait: 131_072,
@@ -191,6 +210,7 @@ mod tests {
         dialling: 256,
         embedded: true,
         threads: 2,
+        ids: 0,
         pairs: 65_536,
         rate: None,
         lingers: true,
@@ -300,8 +320,27 @@ mod tests {
     }
 
     #[test]
+    fn ids_that_do_not_fit_memory_are_refused() {
+        let churn = Needs {
+            held: false,
+            open: 256,
+            ids: 1 << 33,
+            ..HOLD
+        };
+        assert_eq!(check(&churn, &LIMITS).open, 256);
+        let more = Needs {
+            ids: (1 << 33) + 1,
+            ..churn
+        };
+        let verdict = check(&more, &LIMITS);
+        assert_eq!(verdict.open, 0);
+        assert!(verdict.shortages[0].contains("8192 MiB"), "{verdict:?}");
+    }
+
+    #[test]
     fn this_machine_has_limits() {
         let limits = Limits::read();
+        assert!(limits.memory > 1 << 20 && limits.memory < u64::MAX);
         assert!(limits.files > 0 && limits.ports > 0 && limits.files_open > 2);
         assert!(limits.files <= limits.files_hard);
     }

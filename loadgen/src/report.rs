@@ -406,5 +406,6 @@ fn evidence(plan: &Plan, stats: &Stats, window: &Spent) -> Evidence {
         lag_p99: stats.lag.quantile(0.99).as_secs_f64(),
         held: plan.hold.is_some(),
         concurrency: plan.concurrency,
+        any: stats.handshaken > 0,
     }
 }

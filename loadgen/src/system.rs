@@ -84,6 +84,11 @@ pub(crate) fn kernel_objects() -> Option<u64> {
     kilobytes(&fs::read_to_string("/proc/meminfo").ok()?, "Slab:")
 }
 
+/// Memory that can be taken without swapping, in bytes (`MemAvailable` of proc_meminfo(5)).
+pub(crate) fn available_memory() -> Option<u64> {
+    kilobytes(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")
+}
+
 /// A sysctl under `/proc/sys`, its first number.
 pub(crate) fn sysctl(name: &str) -> Option<u64> {
     sysctl_text(name)?.split_whitespace().next()?.parse().ok()

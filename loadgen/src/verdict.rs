@@ -49,6 +49,8 @@ pub(crate) struct Evidence {
     pub(crate) held: bool,
     /// Connections at a time.
     pub(crate) concurrency: u32,
+    /// Whether any peer shook hands.
+    pub(crate) any: bool,
 }
 
 /// The judgement.
@@ -65,7 +67,11 @@ pub(crate) fn judge(evidence: &Evidence) -> Verdict {
     let fell_behind =
         evidence.open_loop && (evidence.missed > 0 || evidence.lag_p99 > LATE_SECONDS);
     let mut text = format!("{}: {}", headline(bound_by, evidence), shares(evidence));
+    if !evidence.any {
+        text = format!("no peer shook hands, so nothing is known about the target; {text}");
+    }
     match bound_by {
+        _ if !evidence.any => {}
         BoundBy::Generator if !evidence.held => {
             text.push_str("; the target could do more: add generator processors with --cpus");
         }
@@ -199,6 +205,7 @@ mod tests {
         lag_p99: 0.0,
         held: false,
         concurrency: 256,
+        any: true,
     };
 
     #[test]
@@ -224,6 +231,19 @@ mod tests {
         assert_eq!(case(0.5, Some(0.5)), BoundBy::Neither);
         assert_eq!(case(0.5, None), BoundBy::NotTheGenerator);
         assert_eq!(case(0.95, None), BoundBy::Generator);
+    }
+
+    #[test]
+    fn a_target_nobody_got_through_to_could_not_do_more() {
+        let verdict = judge(&Evidence {
+            any: false,
+            ..CLOSED
+        });
+        assert!(
+            verdict.text.starts_with("no peer shook hands"),
+            "{verdict:?}"
+        );
+        assert!(!verdict.text.contains("could do more"), "{verdict:?}");
     }
 
     #[test]

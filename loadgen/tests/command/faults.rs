@@ -40,6 +40,17 @@ fn what_the_limits_cannot_carry_is_refused() {
     }
 }
 
+/// With little address space, lest the machine runs out of memory when this fails.
+#[test]
+fn more_ids_than_memory_are_refused() {
+    let mut shell = Command::new("sh");
+    let script = "ulimit -v 8000000; exec \"$0\" --peers 4000m --memory-peers 0";
+    shell.args(["-c", script, env!("CARGO_BIN_EXE_loadgen")]);
+    let output = finish(shell);
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("refused: memory"));
+}
+
 #[test]
 fn usage_errors_exit_with_2() {
     for line in [

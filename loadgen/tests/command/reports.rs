@@ -23,10 +23,24 @@ fn the_report_goes_to_a_file_and_the_text_to_stdout() {
     );
     // Neither is a terminal: no colour, no progress line.
     assert!(!text.contains('\x1b') && !output.stderr.contains(&0x1b));
-    let unwritable = finish(loadgen(
-        "--peers 5 --memory-peers 0 --json /nonexistent/report.json",
-    ));
-    assert_eq!(unwritable.status.code(), Some(4), "{unwritable:?}");
+}
+
+#[test]
+fn a_report_that_cannot_be_written_is_no_lost_measurement() {
+    let fake = Fake::start(Behaviour::Dribble);
+    let target = format!("--peers 5 --target {}", fake.addr());
+    let early = finish(loadgen(&format!(
+        "{target} --json /nonexistent/report.json"
+    )));
+    assert_eq!(early.status.code(), Some(4), "{early:?}");
+    assert!(early.stdout.is_empty() && fake.ids_seen() == 0);
+    // It can be opened, but not written.
+    let late = finish(loadgen(&format!("{target} --json /dev/full")));
+    assert_eq!(late.status.code(), Some(4), "{late:?}");
+    assert!(
+        String::from_utf8_lossy(&late.stdout).contains("verdict"),
+        "{late:?}"
+    );
 }
 
 /// The names of all fields, however deep.
@@ -83,6 +97,27 @@ fn an_interrupt_ends_the_run_with_a_report() {
     assert_eq!(status, 130);
     assert_eq!(report["run"]["interrupted"], true);
     check_sums(&report);
+}
+
+#[test]
+fn an_interrupt_while_memory_is_measured_is_one() {
+    let child = loadgen("--json - --peers 10 --memory-peers 8000")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
+    // The engine that is weighed is a process of its own.
+    let children = format!("/proc/{0}/task/{0}/children", child.id());
+    let deadline = Instant::now() + PATIENCE;
+    while std::fs::read_to_string(&children).unwrap().is_empty() {
+        assert!(Instant::now() < deadline, "no engine to be weighed");
+        std::thread::yield_now();
+    }
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let (status, report) = judge(&wait(child));
+    assert_eq!(status, 130);
+    assert_eq!(number(&report, "/counts/handshaken"), 10);
 }
 
 #[test]
