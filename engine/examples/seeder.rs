@@ -55,6 +55,9 @@ impl Handler for Seeder {
 
     fn on_data(&mut self, _: &mut ConnCx<'_>, _: &mut Upload, _: &[u8]) {}
 
+    /// A peer that has nothing more to say gets the rest of the blob all the same.
+    fn on_end(&mut self, _: &mut ConnCx<'_>, _: &mut Upload) {}
+
     fn on_writable(&mut self, cx: &mut ConnCx<'_>, upload: &mut Upload) {
         self.feed(cx, upload);
     }

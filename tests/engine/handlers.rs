@@ -1,14 +1,17 @@
 //! What handlers may ask of the engine they run in, and what asks beside them.
 
-use super::peers::{PATIENCE, engine, wait_for};
+use super::peers::{PATIENCE, RawPeer, engine, id, local, wait_for};
+use bytes::Bytes;
 use flock_engine::io::Backend;
 use flock_engine::{ConnCx, ConnectionInfo, Flock, FlockError, Handler, JoinOptions, ShardCx};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::Write;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Barrier, OnceLock, mpsc};
 
 super::on_both_backends!(
     a_handler_may_ask_while_somebody_listens,
     joining_at_once_listens_once,
+    a_connection_is_over_when_both_directions_are,
 );
 
 /// Asks for the listeners once another shard listens at the address it is told.
@@ -76,4 +79,33 @@ fn joining_at_once_listens_once(backend: Backend) {
         assert_eq!(flock.listening().len(), 1);
         flock.shutdown(PATIENCE);
     }
+}
+
+/// Ends its own direction where the peer has, and never closes.
+struct EndsToo;
+
+impl Handler for EndsToo {
+    type Conn = ();
+    type Msg = ();
+
+    fn on_connection(&mut self, _: &mut ConnCx<'_>, _: &ConnectionInfo) {}
+
+    fn on_data(&mut self, cx: &mut ConnCx<'_>, (): &mut (), data: &[u8]) {
+        cx.send(Bytes::copy_from_slice(data)).unwrap();
+    }
+
+    fn on_end(&mut self, cx: &mut ConnCx<'_>, (): &mut ()) {
+        cx.end();
+    }
+}
+
+fn a_connection_is_over_when_both_directions_are(backend: Backend) {
+    let flock = engine(backend).start_with(|_| EndsToo).unwrap();
+    let mut peer = RawPeer::handshake(local(flock.listen(0).unwrap()), &id(1));
+    peer.stream.write_all(b"last words").unwrap();
+    peer.stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(peer.read_to_end(), b"last words");
+    wait_for("the end", || flock.stats().connected == 0);
+    assert_eq!(flock.counters().counters.peer_ends, 1);
+    flock.shutdown(PATIENCE);
 }

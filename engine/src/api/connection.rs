@@ -195,7 +195,8 @@ impl Connection {
     }
 
     /// Ends our direction after what was sent (half-close); receiving goes on. Nothing can be sent
-    /// after it.
+    /// after it. When the peer has ended its direction, too, the connection is over; what it sent
+    /// can still be received.
     pub fn end(&self) {
         self.stream.end();
     }

@@ -22,6 +22,8 @@ pub trait Handler: 'static {
     fn on_data(&mut self, cx: &mut ConnCx<'_>, conn: &mut Self::Conn, data: &[u8]);
 
     /// The peer ended its direction. What was sent to it still goes out; the default then closes.
+    /// Who has more to send, and waits for `on_writable`, does not close here, but
+    /// [`end`](ConnCx::end)s after the last of it.
     fn on_end(&mut self, cx: &mut ConnCx<'_>, conn: &mut Self::Conn) {
         let _ = conn;
         cx.close();

@@ -52,7 +52,8 @@ impl ConnCx<'_> {
         self.links.send(self.key, data)
     }
 
-    /// Ends our direction after what is queued (half-close); receiving goes on.
+    /// Ends our direction after what is queued (half-close); receiving goes on. When the peer has
+    /// ended its direction, too, the connection is over.
     pub fn end(&mut self) {
         if let Some(link) = self.links.table.get_mut(self.key) {
             link.tcp.end();

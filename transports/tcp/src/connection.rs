@@ -125,7 +125,8 @@ impl Connection {
         usize::try_from(self.queue.waiting() + self.in_flight).unwrap_or(usize::MAX)
     }
 
-    /// Ends our direction after what is queued; receiving goes on.
+    /// Ends our direction after what is queued; receiving goes on. Once the peer's has ended, too,
+    /// the stream is closed.
     pub fn end(&mut self) {
         if self.end == End::Open {
             self.end = End::Wanted;
@@ -227,24 +228,26 @@ impl Connection {
 
     /// The next thing to do to the socket.
     pub fn next_verb(&mut self) -> Option<Verb> {
+        let ending = self.end != End::Open || self.close == Close::Graceful;
         match self.close {
             Close::Done => return None,
             Close::Now(how) => {
                 self.close = Close::Done;
                 return Some(Verb::Close(how));
             }
-            Close::Graceful if self.queued() == 0 && self.recv == Recv::Ended => {
-                self.close = Close::Done;
-                return Some(Verb::Close(CloseHow::Fin));
+            Close::Graceful | Close::Open => {
+                if ending && self.queued() == 0 && self.recv == Recv::Ended {
+                    // Both directions have ended: there is nothing to wait for.
+                    self.close = Close::Done;
+                    return Some(Verb::Close(CloseHow::Fin));
+                }
             }
-            Close::Graceful | Close::Open => {}
         }
         if self.in_flight == 0 && self.queue.waiting() > 0 {
             let chunks = self.queue.take();
             self.in_flight = chunks.iter().map(|chunk| chunk.len() as u64).sum();
             return Some(Verb::Send(chunks));
         }
-        let ending = self.end == End::Wanted || self.close == Close::Graceful;
         if ending && self.end != End::Done && self.queued() == 0 {
             self.end = End::Done;
             return Some(Verb::ShutdownWrite);

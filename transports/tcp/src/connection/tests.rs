@@ -52,6 +52,23 @@ fn a_graceful_close_sends_what_is_queued_and_waits_for_the_peer() {
 }
 
 #[test]
+fn a_stream_whose_directions_have_both_ended_is_closed() {
+    let mut c = Connection::new(limits());
+    verbs(&mut c);
+    assert_eq!(c.on_eof(), Some(Event::PeerEnded));
+    c.send(bytes(5)).unwrap();
+    c.end();
+    assert!(matches!(&verbs(&mut c)[..], [Verb::Send(_)]));
+    c.on_sent(5);
+    assert_eq!(verbs(&mut c), [Verb::Close(CloseHow::Fin)]);
+    let mut c = Connection::new(limits());
+    c.end();
+    assert_eq!(verbs(&mut c), [Verb::ShutdownWrite, Verb::Recv]);
+    assert_eq!(c.on_eof(), Some(Event::PeerEnded));
+    assert_eq!(verbs(&mut c), [Verb::Close(CloseHow::Fin)]);
+}
+
+#[test]
 fn a_lingering_peer_is_left_alone_or_reset() {
     for (unsent, how) in [(0, CloseHow::Fin), (5, CloseHow::Rst)] {
         let mut c = Connection::new(limits());
