@@ -2,8 +2,9 @@
 
 use super::peers::{PATIENCE, RawPeer, engine, id, local, next_event, wait_for};
 use flock_engine::io::{
-    Backend, Clock, Completions, Drained, Driver, DriverConfig, DriverCounters, ListenOptions,
-    LoanId, Op, OpKey, PollDriver, QueueFull, SocketId, Token, Waker,
+    Backend, BoundDatagrams, Clock, Completions, DatagramOptions, Drained, Driver, DriverConfig,
+    DriverCounters, ListenOptions, LoanId, Op, OpKey, PollDriver, QueueFull, SocketId, Token,
+    Train, Waker,
 };
 use flock_engine::{
     Errno, Event, Flock, FlockError, Ignore, Instant, JoinOptions, ShardFailure, Step,
@@ -47,6 +48,20 @@ impl Driver for Failing {
         token: Token,
     ) -> io::Result<(SocketId, SocketAddr)> {
         self.driver.listen(addr, options, token)
+    }
+    fn bind_datagrams(
+        &mut self,
+        addr: SocketAddr,
+        options: &DatagramOptions,
+        token: Token,
+    ) -> io::Result<BoundDatagrams> {
+        self.driver.bind_datagrams(addr, options, token)
+    }
+    fn steer(&mut self, socket: SocketId, shards: u16) -> io::Result<()> {
+        self.driver.steer(socket, shards)
+    }
+    fn send_train(&mut self, socket: SocketId, train: &mut Train) -> Result<(), QueueFull> {
+        self.driver.send_train(socket, train)
     }
     fn assign(&mut self, socket: SocketId, token: Token) {
         self.driver.assign(socket, token);

@@ -1,5 +1,5 @@
 use super::op::{SocketId, Token};
-use flock_transport::Errno;
+use flock_transport::{Errno, Instant};
 use std::net::SocketAddr;
 
 /// Names received bytes that the driver lends until the next turn.
@@ -36,6 +36,18 @@ pub enum Outcome {
     ConnectFailed(Errno),
     /// `Recv`: bytes arrived; never empty.
     Data(LoanId),
+    /// `Recv` on a datagram socket: datagrams arrived, one after another in the loan, from one
+    /// address; never empty.
+    Datagrams {
+        /// Where they come from, v4-mapped addresses as IPv4.
+        from: SocketAddr,
+        /// When the kernel received the first of them.
+        received_at: Instant,
+        /// Bytes of each but the last, which may be shorter (`UDP_GRO`, udp(7)).
+        segment: u16,
+        /// The bytes.
+        loan: LoanId,
+    },
     /// `Recv`, final: the peer ended its direction.
     Eof,
     /// `Recv`, final: cancelled (`ECANCELED`; nothing is lost, a new `Recv` goes on) or the
@@ -48,6 +60,18 @@ pub enum Outcome {
     },
     /// `Send`, final: cancelled, or the stream is broken; an unknown part was sent.
     SendFailed(Errno),
+    /// A train went out, as far as the kernel is concerned.
+    TrainSent {
+        /// That of the train.
+        tag: u64,
+    },
+    /// The kernel took no datagram of a train.
+    TrainRefused {
+        /// That of the train.
+        tag: u64,
+        /// Why; `EMSGSIZE`: too long to be sent without fragmentation.
+        errno: Errno,
+    },
     /// `Close`, final, and the last completion with this socket.
     Closed,
 }

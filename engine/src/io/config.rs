@@ -53,6 +53,10 @@ pub struct DriverConfig {
     pub buffer_size: u32,
     /// Completions delivered per turn at the most.
     pub batch: usize,
+    /// Receive buffers for datagrams, made with the first datagram socket; rounded up to a power of
+    /// two, at most 32,768. Each holds the longest datagram, or train of datagrams, that UDP can
+    /// bring, and takes 66 KiB of address space; memory only as it is used.
+    pub datagram_buffers: u16,
     /// How long to look for completions before sleeping; zero sleeps at once.
     pub spin: Duration,
 }
@@ -65,6 +69,7 @@ impl Default for DriverConfig {
             completions: 8192,
             buffers: 512,
             buffer_size: 64 * 1024,
+            datagram_buffers: 256,
             batch: 512,
             spin: Duration::ZERO,
         }
@@ -95,6 +100,12 @@ pub struct DriverCounters {
     pub short_sends: u64,
     /// Completions of sockets closed meanwhile.
     pub stale_completions: u64,
+    /// Trains of datagrams handed to the kernel.
+    pub trains: u64,
+    /// Trains that went datagram by datagram, because the way out of the host refused them whole.
+    pub trains_split: u64,
+    /// Datagrams that came empty or that the network refused (ICMP errors); nobody is told.
+    pub datagrams_dropped: u64,
     /// Errors of `close`, `shutdown` and of optional socket options.
     pub soft_errors: u64,
 }

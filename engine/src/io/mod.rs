@@ -6,6 +6,7 @@
 
 mod completion;
 mod config;
+mod datagrams;
 mod op;
 mod poll;
 mod probe;
@@ -17,6 +18,7 @@ mod uring;
 
 pub use completion::{Completion, Completions, LoanId, Outcome};
 pub use config::{Backend, Clock, Drained, DriverConfig, DriverCounters, Wake, Waker};
+pub use datagrams::{BoundDatagrams, DatagramOptions};
 pub use op::{ConnectOptions, Op, OpKey, QueueFull, SocketId, Token, Verb};
 pub use poll::PollDriver;
 pub use probe::{Reason, Selected, Unavailable, probe, select};
@@ -25,10 +27,13 @@ pub use uring::UringDriver;
 
 // Words of the seam that come from below, so that its users need no other crate.
 pub use flock_tcp::{ListenOptions, StreamOptions};
-pub use flock_transport::{Chunks, CloseHow, Errno, HandshakeError, Instant};
+pub use flock_transport::{Chunks, CloseHow, Errno, HandshakeError, Instant, Train};
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
+
+/// The most trains of one datagram socket under way.
+pub const TRAINS_MAX: usize = 128;
 
 /// Completion-shaped access to sockets and to time, for one thread.
 ///
@@ -45,8 +50,9 @@ use std::time::Duration;
 ///   that has been closed are swallowed by the driver, and what they carry (descriptors, loans)
 ///   is given back.
 /// * At most one `Recv` and one `Send` are outstanding per socket (a second one is a bug of the
-///   caller and panics).
-/// * Lack of receive buffers parks a receive; it never fails one. Lack of descriptors pauses
+///   caller and panics); trains apart.
+/// * Lack of receive buffers parks a receive; it never fails one. Nor does what the network says
+///   of a single datagram: such errors are counted. Lack of descriptors pauses
 ///   accepting, and resumes by itself; it never harms live connections.
 pub trait Driver {
     /// Binds and listens at `addr` and returns the socket with the address really bound. Accepting
@@ -57,6 +63,31 @@ pub trait Driver {
         options: &ListenOptions,
         token: Token,
     ) -> io::Result<(SocketId, SocketAddr)>;
+
+    /// Binds a datagram socket at `addr`. Receiving starts with [`Op::Recv`]; datagrams go out by
+    /// [`send_train`](Self::send_train). Errors are the system's, as for [`listen`](Self::listen).
+    fn bind_datagrams(
+        &mut self,
+        addr: SocketAddr,
+        options: &DatagramOptions,
+        token: Token,
+    ) -> io::Result<BoundDatagrams>;
+
+    /// Makes the sockets that share the address of `socket` receive by uTP connection id, for
+    /// `shards` sockets bound in the order of their shards, once, after the last of them:
+    /// [`flock_utp::steer`] says which gets what. Errors are those of
+    /// `SO_ATTACH_REUSEPORT_CBPF` (socket(7)); the kernel then spreads datagrams by address.
+    fn steer(&mut self, socket: SocketId, shards: u16) -> io::Result<()>;
+
+    /// Queues a train of datagrams, in order with other trains of the socket, and leaves an empty
+    /// one in its place. [`Outcome::TrainSent`] or [`Outcome::TrainRefused`] follows; trains of a
+    /// socket that is closed meanwhile end without either. On a stale socket the train is
+    /// dropped.
+    ///
+    /// A train may go to the kernel at once, but is reported in a later turn only. At most
+    /// [`TRAINS_MAX`] trains of a socket are under way; one more is refused, and stays the
+    /// caller's.
+    fn send_train(&mut self, socket: SocketId, train: &mut Train) -> Result<(), QueueFull>;
 
     /// Sets the token that completions of `socket` carry. Accepted sockets start with the
     /// listener's token. A stale `socket` is ignored.

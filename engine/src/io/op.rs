@@ -45,9 +45,10 @@ pub enum Op {
         token: Token,
     },
     /// Receive until end of stream, error or cancel: [`Outcome::Data`](super::Outcome::Data) each
-    /// time something arrived.
+    /// time something arrived, [`Outcome::Datagrams`](super::Outcome::Datagrams) on a datagram
+    /// socket.
     Recv {
-        /// The stream.
+        /// The stream or datagram socket.
         socket: SocketId,
     },
     /// Send all chunks, in order. Completes once, when the kernel has taken every byte or

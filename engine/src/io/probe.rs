@@ -103,6 +103,7 @@ pub fn probe() -> Result<(), Unavailable> {
         completions: 16,
         buffers: 4,
         buffer_size: 64,
+        datagram_buffers: 4,
         batch: 8,
         spin: Duration::ZERO,
     };

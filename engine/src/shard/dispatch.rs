@@ -144,7 +144,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 self.links.remove(key);
                 return;
             }
-            Outcome::Accepted { .. } | Outcome::AcceptEnded(_) => return,
+            Outcome::Accepted { .. }
+            | Outcome::AcceptEnded(_)
+            | Outcome::Datagrams { .. }
+            | Outcome::TrainSent { .. }
+            | Outcome::TrainRefused { .. } => return,
         };
         self.links.touch(key);
         match event {

@@ -263,7 +263,11 @@ impl<'a, D: Driver> Generator<'a, D> {
                 self.give_up(key, Failure::Os(errno.0), now);
             }
             Outcome::Closed => self.closed(key, now),
-            Outcome::Accepted { .. } | Outcome::AcceptEnded(_) => {}
+            Outcome::Accepted { .. }
+            | Outcome::AcceptEnded(_)
+            | Outcome::Datagrams { .. }
+            | Outcome::TrainSent { .. }
+            | Outcome::TrainRefused { .. } => {}
         }
     }
 

@@ -7,6 +7,7 @@
 pub mod accepting;
 pub mod bounds;
 pub mod closing;
+pub mod datagrams;
 pub mod dialling;
 pub mod receiving;
 mod rig;
@@ -15,7 +16,7 @@ pub mod sending;
 pub mod soak;
 pub mod waiting;
 
-pub use rig::{CANCELED, Record, Rig, pattern};
+pub use rig::{CANCELED, Record, Rig, pattern, train};
 
 use flock_engine::io::{Driver, DriverConfig};
 use std::net::SocketAddr;
@@ -49,6 +50,10 @@ macro_rules! conformance {
             closing: close_ends_with_closed_alone, half_close_works_both_ways,
                 reset_reaches_the_peer, fin_reaches_the_peer, data_before_the_end_is_delivered,
                 send_then_close_sends, close_twice_is_once, close_swallows_what_is_pending;
+            datagrams: arrive_with_their_source, trains_keep_order_and_borders,
+                every_train_is_reported_once, too_many_trains_are_refused, floods_park_and_go_on,
+                a_cancelled_receive_goes_on_later, closing_forgets_trains,
+                unfragmented_datagrams_pass, groups_are_steered, stamps_are_of_arrival;
             dialling: refused, cancelled_at_any_moment, closed_at_once;
             receiving: echo, split_and_coalesced, cancel_loses_no_byte, data_before_recv_waits,
                 cancelled_receive_ends_once;

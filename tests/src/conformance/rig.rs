@@ -1,10 +1,11 @@
 use super::Fixture;
 use bytes::Bytes;
 use flock_engine::io::{
-    Completion, ConnectOptions, Driver, DriverConfig, Op, OpKey, Outcome, SocketId, Token, Verb,
+    Completion, ConnectOptions, DatagramOptions, Driver, DriverConfig, Op, OpKey, Outcome,
+    SocketId, Token, Verb,
 };
 use flock_tcp::{ListenOptions, StreamOptions};
-use flock_transport::{Chunks, CloseHow, Errno, Instant};
+use flock_transport::{Chunks, CloseHow, Errno, Instant, Train};
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -24,6 +25,8 @@ pub struct Record {
     pub data: Vec<u8>,
     /// Sockets accepted, for a listener.
     pub accepted: Vec<(SocketId, SocketAddr)>,
+    /// Datagrams received, each with its source and its time.
+    pub datagrams: Vec<(SocketAddr, Instant, Vec<u8>)>,
     /// All other outcomes, in order.
     pub outcomes: Vec<Outcome>,
 }
@@ -106,6 +109,7 @@ impl<D: Driver> Rig<D> {
         static NOTHING: Record = Record {
             data: Vec::new(),
             accepted: Vec::new(),
+            datagrams: Vec::new(),
             outcomes: Vec::new(),
         };
         self.records.get(&socket).unwrap_or(&NOTHING)
@@ -126,6 +130,27 @@ impl<D: Driver> Rig<D> {
             .expect("the address is free");
         self.submit(Op::Accept { listener });
         (listener, addr)
+    }
+
+    /// A datagram socket that receives.
+    pub fn datagrams<F: Fixture>(&mut self) -> (SocketId, SocketAddr) {
+        self.tokens += 1;
+        let options = DatagramOptions::default();
+        let bound = self
+            .driver
+            .bind_datagrams(F::local(), &options, Token(self.tokens))
+            .expect("the address is free");
+        self.recv(bound.socket);
+        (bound.socket, bound.addr)
+    }
+
+    /// Sends datagrams, all of one length but the last, as one train.
+    pub fn train(&mut self, socket: SocketId, to: SocketAddr, tag: u64, datagrams: &[&[u8]]) {
+        let mut train = train(to, tag, datagrams);
+        self.driver
+            .send_train(socket, &mut train)
+            .expect("few trains are under way");
+        assert!(train.is_empty(), "an empty train comes back");
     }
 
     /// Dials, under a token of its own.
@@ -245,7 +270,13 @@ impl<D: Driver> Rig<D> {
         if self.closing.contains(&socket) {
             assert_eq!(outcome, Outcome::Closed, "after a close of {socket:?}");
         }
-        if let Some(verb) = final_of(&outcome) {
+        let of_train = matches!(
+            outcome,
+            Outcome::TrainSent { .. } | Outcome::TrainRefused { .. }
+        );
+        if of_train {
+            // Any number of them may be under way; cases count them.
+        } else if let Some(verb) = final_of(&outcome) {
             let key = OpKey { socket, verb };
             assert!(self.outstanding.remove(&key), "{key:?} ended twice");
         } else {
@@ -265,6 +296,18 @@ impl<D: Driver> Rig<D> {
                 let bytes = self.driver.bytes(loan);
                 assert!(!bytes.is_empty(), "empty data");
                 record.data.extend_from_slice(bytes);
+            }
+            Outcome::Datagrams {
+                from,
+                received_at,
+                segment,
+                loan,
+            } => {
+                let bytes = self.driver.bytes(loan);
+                assert!(!bytes.is_empty(), "no datagram");
+                let each = bytes.chunks(segment.into());
+                let each = each.map(|one| (from, received_at, one.to_vec()));
+                record.datagrams.extend(each);
             }
             Outcome::Accepted { socket, peer } => record.accepted.push((socket, peer)),
             outcome => record.outcomes.push(outcome),
@@ -311,13 +354,33 @@ impl<D: Driver> Rig<D> {
 
 fn final_of(outcome: &Outcome) -> Option<Verb> {
     Some(match outcome {
-        Outcome::Accepted { .. } | Outcome::Data(_) => return None,
+        Outcome::Accepted { .. }
+        | Outcome::Data(_)
+        | Outcome::Datagrams { .. }
+        | Outcome::TrainSent { .. }
+        | Outcome::TrainRefused { .. } => return None,
         Outcome::AcceptEnded(_) => Verb::Accept,
         Outcome::Connected | Outcome::ConnectFailed(_) => Verb::Connect,
         Outcome::Eof | Outcome::RecvEnded(_) => Verb::Recv,
         Outcome::Sent { .. } | Outcome::SendFailed(_) => Verb::Send,
         Outcome::Closed => Verb::Close,
     })
+}
+
+/// A train of datagrams whose first four bytes are header and whose rest is shared memory.
+#[must_use]
+pub fn train(to: SocketAddr, tag: u64, datagrams: &[&[u8]]) -> Train {
+    let mut train = Train::default();
+    train.reset(to);
+    train.tag = tag;
+    for datagram in datagrams {
+        let (header, payload) = datagram.split_at(datagram.len().min(4));
+        assert!(train.fits(datagram.len(), 2), "a train that can be");
+        train.push_datagram(datagram.len(), header);
+        let payload = Bytes::copy_from_slice(payload);
+        train.push_payload(&payload, 0..payload.len());
+    }
+    train
 }
 
 /// Bytes that differ at every offset and for every `seed`, so that a swap or a gap shows.

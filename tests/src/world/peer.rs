@@ -297,7 +297,10 @@ impl Peer {
             Outcome::Eof | Outcome::RecvEnded(_) | Outcome::SendFailed(_) => {
                 self.close(name, CloseHow::Fin);
             }
-            Outcome::AcceptEnded(_) => {}
+            Outcome::AcceptEnded(_)
+            | Outcome::Datagrams { .. }
+            | Outcome::TrainSent { .. }
+            | Outcome::TrainRefused { .. } => {}
         }
     }
 

@@ -11,9 +11,11 @@ mod endpoint;
 mod path;
 mod receiving;
 mod sending;
+mod steer;
 mod wire;
 
 pub use config::Config;
 pub use congestion::Congestion;
 pub use endpoint::{ConnectRefused, Counters, Endpoint, Event, Key};
 pub use flock_transport::{Queued, SendLimits, SendRefused};
+pub use steer::steer;

@@ -22,8 +22,9 @@ struct Span {
 /// What a turn receives at the most, where the limits allow more: about half of a usual
 /// second-level cache, so that the region is not written to memory before it is written again.
 const HOT_BYTES: usize = 512 * 1024;
-/// Bits of a loan's name that are its index; the others are the epoch.
+/// Bits of a loan's name that are its index; the others, but the topmost, are the epoch.
 const INDEX_BITS: u32 = 20;
+const EPOCH_MASK: u32 = u32::MAX >> (INDEX_BITS + 1);
 const INDEX_MASK: u32 = (1 << INDEX_BITS) - 1;
 /// Loans start on multiples of this, as allocations do, so that copies start aligned.
 const ALIGN: usize = 16;
@@ -82,7 +83,7 @@ impl Loans {
         if !self.spans.is_empty() {
             self.spans.clear();
             self.filled = 0;
-            self.epoch = (self.epoch + 1) & (u32::MAX >> INDEX_BITS);
+            self.epoch = (self.epoch + 1) & EPOCH_MASK;
         }
     }
 }

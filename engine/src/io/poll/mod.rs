@@ -7,6 +7,7 @@
 
 mod accept;
 mod connect;
+mod datagrams;
 mod loans;
 mod sends;
 mod slots;
@@ -15,12 +16,13 @@ mod wait;
 
 use super::sys::{reset_on_close, shutdown_write};
 use super::{
-    Clock, Completion, Completions, Drained, Driver, DriverConfig, DriverCounters, LoanId, Op,
-    OpKey, Outcome, QueueFull, SocketId, Token, Verb, Waker,
+    BoundDatagrams, Clock, Completion, Completions, DatagramOptions, Drained, Driver, DriverConfig,
+    DriverCounters, LoanId, Op, OpKey, Outcome, QueueFull, SocketId, Token, Verb, Waker,
 };
 use accept::Pause;
+use datagrams::Datagrams;
 use flock_tcp::ListenOptions;
-use flock_transport::{Chunks, CloseHow, Errno, Instant};
+use flock_transport::{Chunks, CloseHow, Errno, Instant, Train};
 use loans::Loans;
 use sends::Sends;
 use slots::{Slots, Source};
@@ -45,6 +47,7 @@ pub struct PollDriver {
     now: Instant,
     slots: Slots,
     loans: Loans,
+    datagrams: Option<Datagrams>,
     sends: Sends,
     /// Sends and closes of the next turn, in order.
     submitted: Vec<Submitted>,
@@ -77,6 +80,7 @@ impl PollDriver {
             now: clock.now(),
             slots: Slots::new(config.sockets),
             loans: Loans::new(usize::from(buffers), buffer_size),
+            datagrams: None,
             sends: Sends::default(),
             submitted: Vec::new(),
             ready: VecDeque::new(),
@@ -153,6 +157,8 @@ impl PollDriver {
 
     /// Carries out what was submitted since the last turn.
     fn flush(&mut self) {
+        // Before closes, which forget the trains of their socket.
+        self.send_trains();
         let mut submitted = std::mem::take(&mut self.submitted);
         for one in submitted.drain(..) {
             match one {
@@ -172,6 +178,9 @@ impl PollDriver {
 
     fn close(&mut self, index: u32, how: CloseHow) {
         self.drop_send(index);
+        if let Some(datagrams) = &mut self.datagrams {
+            datagrams.forget(self.slots.name(index));
+        }
         let slot = self.slots.at_mut(index);
         if let (Source::Stream(stream), CloseHow::Rst) = (&slot.source, how)
             && reset_on_close(stream.as_fd()).is_err()
@@ -225,6 +234,11 @@ impl PollDriver {
                 }
             }
             Source::Stream(_) => self.serve_stream(index),
+            Source::Datagrams(_) => {
+                if slot.runnable() {
+                    self.receive_datagrams(index);
+                }
+            }
         }
         self.wake_slot(index);
     }
@@ -277,6 +291,23 @@ impl Driver for PollDriver {
         token: Token,
     ) -> io::Result<(SocketId, SocketAddr)> {
         self.open_listener(addr, options, token)
+    }
+
+    fn bind_datagrams(
+        &mut self,
+        addr: SocketAddr,
+        options: &DatagramOptions,
+        token: Token,
+    ) -> io::Result<BoundDatagrams> {
+        self.open_datagrams(addr, options, token)
+    }
+
+    fn steer(&mut self, socket: SocketId, shards: u16) -> io::Result<()> {
+        self.attach_steering(socket, shards)
+    }
+
+    fn send_train(&mut self, socket: SocketId, train: &mut Train) -> Result<(), QueueFull> {
+        self.queue_train(socket, train)
     }
 
     fn assign(&mut self, socket: SocketId, token: Token) {
@@ -341,9 +372,13 @@ impl Driver for PollDriver {
         self.counters.turns += 1;
         out.clear();
         self.loans.recycle();
+        if let Some(datagrams) = &mut self.datagrams {
+            datagrams.recycle();
+        }
         self.flush();
         loop {
             let woken = self.wait(deadline)?;
+            self.send_trains();
             self.serve_queues();
             self.deliver(out);
             if woken || !out.is_empty() || deadline.is_some_and(|at| at <= self.now) {
@@ -353,7 +388,10 @@ impl Driver for PollDriver {
     }
 
     fn bytes(&self, loan: LoanId) -> &[u8] {
-        self.loans.bytes(loan)
+        match &self.datagrams {
+            Some(datagrams) if Datagrams::has_lent(loan) => datagrams.bytes(loan),
+            _ => self.loans.bytes(loan),
+        }
     }
 
     fn waker(&self) -> Waker {
@@ -377,6 +415,7 @@ impl Driver for PollDriver {
         self.done.clear();
         let ended = self.slots.clear();
         self.sends.clear();
+        self.datagrams = None;
         Drained { ended, leaked: 0 }
     }
 }

@@ -1,5 +1,5 @@
 use crate::io::{SocketId, Token};
-use mio::net::{TcpListener, TcpStream};
+use mio::net::{TcpListener, TcpStream, UdpSocket};
 
 /// What a slot holds open.
 #[derive(Debug)]
@@ -8,6 +8,7 @@ pub(super) enum Source {
     Gone,
     Listener(TcpListener),
     Stream(TcpStream),
+    Datagrams(UdpSocket),
 }
 
 /// One socket. The first group of flags is what the kernel last told and no call has disproved

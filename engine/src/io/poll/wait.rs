@@ -79,6 +79,10 @@ impl Waiter {
         Waker::new(Arc::<PollWaker>::clone(&self.waker))
     }
 
+    pub(super) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
     pub(super) fn registry(&self) -> &Registry {
         self.poll.registry()
     }

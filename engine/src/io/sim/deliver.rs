@@ -35,7 +35,11 @@ impl Loans {
         &self.buffers[index]
     }
 
-    fn lend(&mut self) -> (LoanId, &mut Vec<u8>) {
+    pub(super) fn used(&self) -> usize {
+        self.used
+    }
+
+    pub(super) fn lend(&mut self) -> (LoanId, &mut Vec<u8>) {
         if self.used == self.buffers.len() {
             self.buffers.push(Vec::new());
         }
@@ -47,7 +51,7 @@ impl Loans {
     }
 }
 
-enum Pulled {
+pub(super) enum Pulled {
     Nothing,
     /// There are bytes, but no buffer for them in this turn.
     Starved,
@@ -116,6 +120,7 @@ impl World {
         match kind {
             Kind::Listener(listener) => self.stop_listening(listener),
             Kind::Stream(stream, side) => self.close_side(stream, side, how),
+            Kind::Datagrams(name) => self.close_datagrams(name),
             Kind::Pending | Kind::Failed(_) => {}
         }
         let SocketId { slot, generation } = id;
@@ -178,7 +183,7 @@ impl World {
                         outcome,
                     };
                     let data = match outcome {
-                        Outcome::Data(loan) => loans.bytes(loan),
+                        Outcome::Data(loan) | Outcome::Datagrams { loan, .. } => loans.bytes(loan),
                         _ => &[],
                     };
                     self.note(station, &completion, data);
@@ -211,6 +216,7 @@ impl World {
                 Pulled::Done(Outcome::ConnectFailed(errno))
             }
             Kind::Listener(listener) => self.pull_accept(station, id, listener),
+            Kind::Datagrams(name) => self.pull_datagrams(station, id, name, loans),
             Kind::Stream(stream, side) if socket.connect != Arm::Idle => {
                 self.pull_connect(station, id, (stream, side))
             }
@@ -231,7 +237,7 @@ impl World {
     }
 
     /// Whether a cancellation ends the operation although `natural` says it could complete.
-    fn cancel_wins(&mut self, arm: Arm, natural: bool) -> bool {
+    pub(super) fn cancel_wins(&mut self, arm: Arm, natural: bool) -> bool {
         if arm != Arm::Cancelling {
             return false;
         }
@@ -371,7 +377,7 @@ impl World {
         }
     }
 
-    fn end_recv(&mut self, station: usize, id: SocketId, outcome: Outcome) -> Pulled {
+    pub(super) fn end_recv(&mut self, station: usize, id: SocketId, outcome: Outcome) -> Pulled {
         if let Some(socket) = self.stations[station].get(id) {
             socket.recv = Arm::Idle;
         }
@@ -422,6 +428,7 @@ impl World {
             ended += socket.outstanding();
             match socket.kind {
                 Kind::Listener(listener) => self.stop_listening(listener),
+                Kind::Datagrams(name) => self.close_datagrams(name),
                 Kind::Stream(stream, side) if socket.closed_at.is_none() => {
                     self.close_side(stream, side, CloseHow::Fin);
                 }

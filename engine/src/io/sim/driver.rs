@@ -3,11 +3,11 @@ use super::deliver::Loans;
 use super::net::Listener;
 use super::table::{Arm, Kind, Request, Sending, Socket};
 use crate::io::{
-    Completions, Drained, Driver, DriverCounters, LoanId, Op, OpKey, QueueFull, SocketId, Token,
-    Verb, Wake, Waker,
+    BoundDatagrams, Completions, DatagramOptions, Drained, Driver, DriverCounters, LoanId, Op,
+    OpKey, QueueFull, SocketId, Token, Verb, Wake, Waker,
 };
 use flock_tcp::ListenOptions;
-use flock_transport::Instant;
+use flock_transport::{Instant, Train};
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
@@ -127,6 +127,29 @@ impl Driver for SimDriver {
         };
         world.listeners.insert(name, listener);
         Ok((socket, addr))
+    }
+
+    fn bind_datagrams(
+        &mut self,
+        addr: SocketAddr,
+        options: &DatagramOptions,
+        token: Token,
+    ) -> io::Result<BoundDatagrams> {
+        let mut world = self.world.0.borrow_mut();
+        Ok(world.open_datagrams(self.station, addr, options, token)?)
+    }
+
+    fn steer(&mut self, socket: SocketId, shards: u16) -> io::Result<()> {
+        let mut world = self.world.0.borrow_mut();
+        Ok(world.attach_steering(self.station, socket, shards)?)
+    }
+
+    fn send_train(&mut self, socket: SocketId, train: &mut Train) -> Result<(), QueueFull> {
+        let mut world = self.world.0.borrow_mut();
+        match world.queue_train(self.station, socket, train) {
+            true => Ok(()),
+            false => Err(QueueFull),
+        }
     }
 
     fn assign(&mut self, socket: SocketId, token: Token) {

@@ -15,9 +15,15 @@ pub struct Faults {
     pub spike: f64,
     /// How long a delay spike lasts.
     pub spike_delay: Duration,
+    /// Chance that a datagram between two nodes is lost.
+    pub loss: f64,
+    /// Chance that a datagram between two nodes arrives twice.
+    pub duplicate: f64,
+    /// Chance that a train is refused for want of memory (`ENOBUFS`).
+    pub train_refused: f64,
     /// One-way delay between two nodes; drawn once per pair.
     pub latency: RangeInclusive<Duration>,
-    /// Most delay added to a segment at random; never reorders a stream.
+    /// Most delay added to a segment at random; never reorders a stream, but datagrams.
     pub jitter: Duration,
     /// Bytes of a segment; drawn for each.
     pub segment: RangeInclusive<usize>,
@@ -27,7 +33,8 @@ pub struct Faults {
     pub receive_buffer: usize,
     /// Chance that what was faster wins against a cancellation.
     pub natural_wins: f64,
-    /// Chance that received segments are delivered one by one although more are there.
+    /// Chance that received segments or datagrams are delivered one by one although more are
+    /// there.
     pub split: f64,
     /// Chance, after each completion, that a turn delivers no more of what is ready.
     pub early_end: f64,
@@ -44,6 +51,9 @@ impl Default for Faults {
             reset: 0.0,
             spike: 0.0,
             spike_delay: Duration::from_secs(1),
+            loss: 0.0,
+            duplicate: 0.0,
+            train_refused: 0.0,
             latency: Duration::from_micros(100)..=Duration::from_millis(30),
             jitter: Duration::from_millis(2),
             segment: 1..=1460,
@@ -67,6 +77,9 @@ impl Faults {
             reset: 0.01,
             spike: 0.02,
             spike_delay: Duration::from_secs(4),
+            loss: 0.05,
+            duplicate: 0.02,
+            train_refused: 0.02,
             send_buffer: 600,
             receive_buffer: 900,
             ..Self::default()

@@ -9,6 +9,7 @@
 //! Streams end as Linux ends them where programs can tell: closing with unread data resets, data
 //! for a closed end is answered with RST, a reset is told once and then reads as end of stream.
 
+mod datagrams;
 mod deliver;
 mod driver;
 mod faults;

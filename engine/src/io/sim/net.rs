@@ -32,6 +32,8 @@ pub(super) struct Link {
     pub(super) latency: Duration,
     /// Nothing arrives before; TCP retransmits until then.
     pub(super) cut_until: Instant,
+    /// When the latest datagram arrives; of a node to itself, where they keep their order.
+    latest: Instant,
 }
 
 #[derive(Debug)]
@@ -45,30 +47,49 @@ pub(super) struct Listener {
     pub(super) backlog: VecDeque<u64>,
 }
 
-impl Listener {
-    /// How well the listener fits a destination: exact addresses before wildcards.
-    fn fits(&self, to: SocketAddr) -> Option<u8> {
+/// Where a socket listens or receives.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Port {
+    pub(super) addr: SocketAddr,
+    /// Whether `[::]` takes IPv4 too.
+    pub(super) dual_stack: bool,
+}
+
+impl Port {
+    /// How well it fits a destination: exact addresses before wildcards.
+    pub(super) fn fits(self, to: SocketAddr) -> Option<u8> {
         if self.addr.port() != to.port() {
             return None;
         }
         match self.addr.ip() {
             ip if ip == to.ip() => Some(2),
             IpAddr::V4(ip) if ip.is_unspecified() && to.is_ipv4() => Some(1),
-            IpAddr::V6(ip) if ip.is_unspecified() => {
-                (to.is_ipv6() || self.options.dual_stack).then_some(1)
-            }
+            IpAddr::V6(ip) if ip.is_unspecified() => (to.is_ipv6() || self.dual_stack).then_some(1),
             _ => None,
         }
     }
 
-    fn overlaps(&self, addr: SocketAddr, dual_stack: bool) -> bool {
-        let wide = |ip: IpAddr, dual: bool| ip.is_unspecified() && ip.is_ipv6() && dual;
-        let (mine, theirs) = (self.addr.ip(), addr.ip());
-        self.addr.port() == addr.port()
-            && (wide(mine, self.options.dual_stack)
-                || wide(theirs, dual_stack)
-                || (mine.is_ipv4() == theirs.is_ipv4()
-                    && (mine == theirs || mine.is_unspecified() || theirs.is_unspecified())))
+    fn is_wide(self) -> bool {
+        self.addr.ip().is_unspecified() && self.addr.is_ipv6() && self.dual_stack
+    }
+}
+
+/// Whether one destination could fit both.
+pub(super) fn ports_overlap(one: Port, other: Port) -> bool {
+    let (mine, theirs) = (one.addr.ip(), other.addr.ip());
+    one.addr.port() == other.addr.port()
+        && (one.is_wide()
+            || other.is_wide()
+            || (mine.is_ipv4() == theirs.is_ipv4()
+                && (mine == theirs || mine.is_unspecified() || theirs.is_unspecified())))
+}
+
+impl Listener {
+    fn port(&self) -> Port {
+        Port {
+            addr: self.addr,
+            dual_stack: self.options.dual_stack,
+        }
     }
 }
 
@@ -78,7 +99,7 @@ impl World {
         ip.is_loopback() || self.nodes[node].ips.contains(&ip)
     }
 
-    fn node_of(&self, from: usize, ip: IpAddr) -> Option<usize> {
+    pub(super) fn node_of(&self, from: usize, ip: IpAddr) -> Option<usize> {
         if ip.is_loopback() {
             return Some(from);
         }
@@ -96,6 +117,7 @@ impl World {
         self.links.entry((a.min(b), a.max(b))).or_insert(Link {
             latency: Duration::from_nanos(latency),
             cut_until: Instant::ZERO,
+            latest: Instant::ZERO,
         })
     }
 
@@ -141,6 +163,29 @@ impl World {
         options: &ListenOptions,
     ) -> Result<SocketAddr, Errno> {
         let node = self.stations[station].node;
+        self.choose_port(station, addr, |world, addr, alone| {
+            let shared = options.shared && !alone;
+            let port = Port {
+                addr,
+                dual_stack: options.dual_stack,
+            };
+            let mut there = world
+                .listeners
+                .values()
+                .filter(|l| l.node == node && ports_overlap(l.port(), port));
+            there.any(|l| options.exclusive || !(l.options.shared && shared))
+        })
+    }
+
+    /// Checks an address to bind, and chooses a port where it has none. `in_use` says whether
+    /// another socket has it; with `true`, also one that would share it.
+    pub(super) fn choose_port(
+        &mut self,
+        station: usize,
+        addr: SocketAddr,
+        in_use: impl Fn(&Self, SocketAddr, bool) -> bool,
+    ) -> Result<SocketAddr, Errno> {
+        let node = self.stations[station].node;
         if !addr.ip().is_unspecified() && !self.owns(node, addr.ip()) {
             return Err(Errno(libc::EADDRNOTAVAIL));
         }
@@ -148,28 +193,18 @@ impl World {
             return Err(Errno(libc::EMFILE));
         }
         if addr.port() != 0 {
-            return match self.in_use(node, addr, options) {
+            return match in_use(self, addr, false) {
                 true => Err(Errno(libc::EADDRINUSE)),
                 false => Ok(addr),
             };
         }
         for _ in EPHEMERAL {
             let candidate = SocketAddr::new(addr.ip(), self.step_port(node));
-            let mut alone = *options;
-            alone.shared = false;
-            if !self.in_use(node, candidate, &alone) {
+            if !in_use(self, candidate, true) {
                 return Ok(candidate);
             }
         }
         Err(Errno(libc::EADDRINUSE))
-    }
-
-    fn in_use(&self, node: usize, addr: SocketAddr, options: &ListenOptions) -> bool {
-        let mut there = self
-            .listeners
-            .values()
-            .filter(|l| l.node == node && l.overlaps(addr, options.dual_stack));
-        there.any(|l| options.exclusive || !(l.options.shared && options.shared))
     }
 
     fn step_port(&mut self, node: usize) -> u16 {
@@ -235,13 +270,7 @@ impl World {
         let ip = match wanted {
             Some(ip) if self.owns(node, ip) => ip,
             Some(_) => return Err(Errno(libc::EADDRNOTAVAIL)),
-            None if to.ip().is_loopback() && to.is_ipv4() => Ipv4Addr::LOCALHOST.into(),
-            None if to.ip().is_loopback() => Ipv6Addr::LOCALHOST.into(),
-            None => {
-                let mut ips = self.nodes[node].ips.iter();
-                let ip = ips.find(|ip| ip.is_ipv4() == to.is_ipv4());
-                *ip.ok_or(Errno(libc::ENETUNREACH))?
-            }
+            None => self.local_ip(node, to, Ipv4Addr::UNSPECIFIED.into())?,
         };
         for _ in EPHEMERAL {
             let local = SocketAddr::new(ip, self.step_port(node));
@@ -250,6 +279,40 @@ impl World {
             }
         }
         Err(Errno(libc::EADDRNOTAVAIL))
+    }
+
+    /// The address that packets to `to` leave from, for a socket bound at `bound`.
+    pub(super) fn local_ip(
+        &self,
+        node: usize,
+        to: SocketAddr,
+        bound: IpAddr,
+    ) -> Result<IpAddr, Errno> {
+        if !bound.is_unspecified() {
+            return Ok(bound);
+        }
+        if to.ip().is_loopback() {
+            return Ok(match to {
+                SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+            });
+        }
+        let mut ips = self.nodes[node].ips.iter();
+        let ip = ips.find(|ip| ip.is_ipv4() == to.is_ipv4());
+        ip.copied().ok_or(Errno(libc::ENETUNREACH))
+    }
+
+    /// When a datagram of a node to itself arrives: not before those sent before.
+    pub(super) fn in_line(&mut self, node: usize, at: Instant) -> Instant {
+        let link = self.link(node, node);
+        link.latest = at.max(link.latest + Duration::from_nanos(1));
+        link.latest
+    }
+
+    /// Whether nothing passes between two nodes now.
+    pub(super) fn is_cut(&mut self, a: usize, b: usize) -> bool {
+        let now = self.now;
+        self.link(a, b).cut_until > now
     }
 
     pub(super) fn syn_arrives(&mut self, stream: u64, attempt: u32) {
@@ -294,7 +357,7 @@ impl World {
 
     fn choose_listener(&mut self, node: usize, to: SocketAddr) -> Option<u64> {
         let of_node = self.listeners.iter().filter(|(_, l)| l.node == node);
-        let fitting = of_node.filter_map(|(&name, l)| l.fits(to).map(|fit| (fit, name)));
+        let fitting = of_node.filter_map(|(&name, l)| l.port().fits(to).map(|fit| (fit, name)));
         let fitting: Vec<_> = fitting.collect();
         let best = fitting.iter().map(|(fit, _)| *fit).max()?;
         let group = fitting.iter().filter(|(fit, _)| *fit == best);
@@ -332,6 +395,7 @@ impl World {
         for listener in listening {
             self.listeners.remove(&listener);
         }
+        self.datagrams.retain(|_, bound| bound.node != node);
         let streams: Vec<u64> = self.streams.keys().copied().collect();
         for stream in streams {
             for side in 0..2 {

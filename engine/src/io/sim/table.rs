@@ -33,6 +33,7 @@ pub(super) enum Kind {
     Pending,
     Listener(u64),
     Stream(u64, usize),
+    Datagrams(u64),
     /// A dial that failed before there was a stream.
     Failed(Errno),
 }

@@ -1,5 +1,6 @@
 //! The state behind a [`SimWorld`](super::SimWorld): clock, event queue, scheduler, trace.
 
+use super::datagrams::{Datagrams, Flight};
 use super::faults::Faults;
 use super::net::{Link, Listener, Node};
 use super::stream::Stream;
@@ -24,6 +25,8 @@ pub(super) enum NetEvent {
     Segment { stream: u64, side: usize },
     /// A closed side has waited long enough for the other's FIN.
     Reap { stream: u64, side: usize },
+    /// A datagram arrives.
+    Datagram { flight: u64 },
     /// Something about a socket may be ready now.
     Look {
         station: usize,
@@ -52,6 +55,8 @@ pub(super) struct World {
     pub(super) links: BTreeMap<(usize, usize), Link>,
     pub(super) streams: BTreeMap<u64, Stream>,
     pub(super) listeners: BTreeMap<u64, Listener>,
+    pub(super) datagrams: BTreeMap<u64, Datagrams>,
+    pub(super) flights: BTreeMap<u64, Flight>,
     pub(super) stations: Vec<Station>,
     /// Address pairs in use, from the dialler's view.
     pub(super) pairs: BTreeSet<(SocketAddr, SocketAddr)>,
@@ -86,6 +91,8 @@ impl World {
             links: BTreeMap::new(),
             streams: BTreeMap::new(),
             listeners: BTreeMap::new(),
+            datagrams: BTreeMap::new(),
+            flights: BTreeMap::new(),
             stations: Vec::new(),
             pairs: BTreeSet::new(),
             probes: BTreeMap::new(),
@@ -138,6 +145,7 @@ impl World {
                 NetEvent::DialFails { stream, errno } => self.dial_fails(stream, Errno(errno)),
                 NetEvent::Segment { stream, side } => self.segment_arrives(stream, side),
                 NetEvent::Reap { stream, side } => self.reap(stream, side),
+                NetEvent::Datagram { flight } => self.datagram_arrives(flight),
                 NetEvent::Look {
                     station,
                     slot,
@@ -215,6 +223,11 @@ impl World {
             Outcome::Sent { bytes } => (7, bytes),
             Outcome::SendFailed(errno) => (8, u64::from(errno.0.unsigned_abs())),
             Outcome::Closed => (9, 0),
+            Outcome::Datagrams { from, segment, .. } => {
+                (10, u64::from(from.port()) << 16 | u64::from(segment))
+            }
+            Outcome::TrainSent { tag } => (11, tag),
+            Outcome::TrainRefused { tag, errno } => (12, tag ^ u64::from(errno.0.unsigned_abs())),
         };
         let words = [
             self.now.as_nanos(),

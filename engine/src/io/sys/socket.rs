@@ -147,7 +147,12 @@ fn set_stream_options(socket: &Socket, options: &StreamOptions) -> io::Result<()
     Ok(())
 }
 
-fn set_int_option(socket: &Socket, level: i32, name: i32, value: i32) -> io::Result<()> {
+pub(super) fn set_int_option(
+    socket: &impl AsRawFd,
+    level: i32,
+    name: i32,
+    value: i32,
+) -> io::Result<()> {
     let length = libc::socklen_t::try_from(size_of::<i32>()).expect("four fits");
     // SAFETY: the kernel reads four bytes at `value`, which outlives the call.
     let result = unsafe {
@@ -166,7 +171,7 @@ fn set_int_option(socket: &Socket, level: i32, name: i32, value: i32) -> io::Res
     }
 }
 
-fn ip_address(address: &SockAddr) -> io::Result<SocketAddr> {
+pub(super) fn ip_address(address: &SockAddr) -> io::Result<SocketAddr> {
     address
         .as_socket()
         .ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))

@@ -3,8 +3,9 @@ use crate::io::LoanId;
 use std::io;
 use std::sync::atomic::Ordering;
 
-/// The group all receives take their buffers from.
-pub(super) const GROUP: u16 = 0;
+/// The group of buffers that streams are received into, and that of datagrams.
+pub(super) const STREAMS: u16 = 0;
+pub(super) const DATAGRAMS: u16 = 1;
 
 /// An entry is `{ addr: u64, len: u32, bid: u16, resv: u16 }`; `resv` of the first one is the
 /// tail of the ring (`struct io_uring_buf_ring`, io_uring_register(2)).
@@ -13,9 +14,11 @@ const LENGTH_AT: usize = 8;
 const BUFFER_AT: usize = 12;
 const TAIL_AT: usize = 14;
 
-/// A loan is named by its index (15 bits: there are at most 32,768 buffers) and the low 17 bits
-/// of the epoch, so that using one of an earlier turn is noticed.
+/// A loan is named by its group (1 bit), the low 16 bits of the epoch, so that using one of an
+/// earlier turn is noticed, and its index (15 bits: there are at most 32,768 buffers).
 const INDEX_BITS: u32 = 15;
+const GROUP_AT: u32 = 31;
+const EPOCH_MASK: u32 = (1 << (GROUP_AT - INDEX_BITS)) - 1;
 
 /// How many bytes the buffers in the ring are meant to be filled with, all together: half of a
 /// usual second-level cache. The kernel takes buffers in the order they were given back, so every
@@ -31,6 +34,7 @@ const OFFERED_MIN: usize = 16;
 /// Only some are in the ring at a time: many when messages are short, few when they fill their
 /// buffers ([`HOT_BYTES`]). The others are in reserve.
 pub(super) struct Buffers {
+    group: u16,
     ring: Pages,
     memory: Pages,
     entries: u16,
@@ -50,19 +54,21 @@ pub(super) struct Buffers {
 #[derive(Clone, Copy)]
 struct Loan {
     buffer: u16,
+    start: u32,
     length: u32,
 }
 
 impl Buffers {
-    /// `entries` buffers of `size` bytes, all ready to be filled; `entries` is rounded up to a
-    /// power of two.
-    pub(super) fn new(entries: u16, size: u32) -> io::Result<Self> {
+    /// `entries` buffers of `size` bytes for `group`, all ready to be filled; `entries` is rounded
+    /// up to a power of two.
+    pub(super) fn new(group: u16, entries: u16, size: u32) -> io::Result<Self> {
         let entries = entries.clamp(1, 1 << INDEX_BITS).next_power_of_two();
         let size = size.max(1);
         let bytes = usize::from(entries)
             .checked_mul(size as usize)
             .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))?;
         let mut buffers = Self {
+            group,
             ring: Pages::new(usize::from(entries) * ENTRY)?,
             memory: Pages::new(bytes)?,
             entries,
@@ -86,33 +92,57 @@ impl Buffers {
         (self.ring.address(0), self.entries)
     }
 
-    /// Lends the first `length` bytes of `buffer`, which the kernel has just filled.
-    pub(super) fn lend(&mut self, buffer: u16, length: u32) -> LoanId {
+    /// The group of the loan.
+    pub(super) fn group(loan: LoanId) -> u16 {
+        u16::from(loan.0 >> GROUP_AT != 0)
+    }
+
+    /// Lends `length` bytes from `start` of `buffer`, which the kernel has just filled.
+    pub(super) fn lend(&mut self, buffer: u16, start: u32, length: u32) -> LoanId {
         assert!(buffer < self.entries, "the kernel names our buffers only");
-        assert!(length <= self.size, "the kernel fills one buffer at most");
+        assert!(
+            start + length <= self.size,
+            "the kernel fills one buffer at most"
+        );
         assert!(
             self.loans.len() < self.entries.into(),
             "a buffer lent twice"
         );
         let index = u32::try_from(self.loans.len()).expect("at most 32,768 buffers");
         self.offered -= 1;
-        self.loans.push(Loan { buffer, length });
-        LoanId(self.epoch << INDEX_BITS | index)
+        self.loans.push(Loan {
+            buffer,
+            start,
+            length,
+        });
+        let group = u32::from(self.group) << GROUP_AT;
+        LoanId(group | (self.epoch & EPOCH_MASK) << INDEX_BITS | index)
     }
 
     /// The lent bytes. Panics for a loan of an earlier turn.
     pub(super) fn bytes(&self, loan: LoanId) -> &[u8] {
         assert_eq!(
-            loan.0 >> INDEX_BITS,
-            self.epoch & (u32::MAX >> INDEX_BITS),
+            loan.0 >> INDEX_BITS & EPOCH_MASK,
+            self.epoch & EPOCH_MASK,
             "a loan ends with its turn"
         );
         let index = loan.0 & ((1 << INDEX_BITS) - 1);
         let loan = self.loans[index as usize];
-        let offset = usize::from(loan.buffer) * self.size as usize;
-        // SAFETY: the kernel writes to a buffer only while its id is in the ring, and a lent one
-        // returns there in `recycle`, which needs `&mut self`.
-        unsafe { self.memory.bytes(offset, loan.length as usize) }
+        self.slice(loan.buffer, loan.start, loan.length)
+    }
+
+    /// The first `length` bytes of `buffer`, which the kernel has just filled and that is neither
+    /// lent nor given back.
+    pub(super) fn filled(&self, buffer: u16, length: u32) -> &[u8] {
+        assert!(buffer < self.entries, "the kernel names our buffers only");
+        self.slice(buffer, 0, length)
+    }
+
+    fn slice(&self, buffer: u16, start: u32, length: u32) -> &[u8] {
+        let offset = usize::from(buffer) * self.size as usize + start as usize;
+        // SAFETY: the kernel writes to a buffer only while its id is in the ring. One that it has
+        // filled returns there in `give_back` or `recycle`, which need `&mut self`.
+        unsafe { self.memory.bytes(offset, length as usize) }
     }
 
     /// Ends all loans; the kernel may fill buffers again. Returns how many more it was offered.

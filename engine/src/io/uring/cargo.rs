@@ -1,4 +1,6 @@
-use flock_transport::{CHUNKS_MAX, Chunks};
+use super::train::TrainCargo;
+use crate::io::SocketId;
+use flock_transport::{CHUNKS_MAX, Chunks, Train};
 use io_uring::{opcode, squeue, types};
 use socket2::SockAddr;
 use std::mem;
@@ -14,6 +16,7 @@ const SPARES: usize = 1024;
 pub(super) struct Cargo {
     sends: Pool<SendCargo>,
     addresses: Pool<SockAddr>,
+    trains: Pool<TrainCargo>,
 }
 
 impl Cargo {
@@ -32,6 +35,28 @@ impl Cargo {
     pub(super) fn unload_send(&mut self, index: u32) {
         self.sends.at(index).chunks.clear();
         self.sends.give(index);
+    }
+
+    /// Takes over a train that goes out of `socket`, bound at `local`.
+    pub(super) fn load_train(
+        &mut self,
+        socket: SocketId,
+        local: SocketAddr,
+        train: &mut Train,
+    ) -> u32 {
+        let (index, cargo) = self.trains.take(TrainCargo::new);
+        cargo.load(socket, local, train);
+        index
+    }
+
+    pub(super) fn train(&mut self, index: u32) -> &mut TrainCargo {
+        self.trains.at(index)
+    }
+
+    /// Drops what the train carried.
+    pub(super) fn unload_train(&mut self, index: u32) {
+        self.trains.at(index).unload();
+        self.trains.give(index);
     }
 
     /// Keeps the address of a connect.

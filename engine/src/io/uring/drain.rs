@@ -17,7 +17,7 @@ impl UringDriver {
             return Drained::default();
         }
         self.down = true;
-        self.buffers.recycle();
+        self.recycle_buffers();
         for slot in self.slots.iter_mut() {
             slot.wanted = Ops::NONE;
             slot.state = State::Closing;
@@ -88,11 +88,16 @@ impl Drop for UringDriver {
             return;
         }
         // A failure leaves the registration to the end of the ring, which follows at once.
-        let _ = self.ring.unregister_buffers(buffers::GROUP);
+        let _ = self.ring.unregister_buffers(buffers::STREAMS);
+        if self.memory.is_some() {
+            let _ = self.ring.unregister_buffers(buffers::DATAGRAMS);
+        }
         // SAFETY: nothing is in flight, and none of the three is used again.
         unsafe { ManuallyDrop::drop(&mut self.ring) };
         // SAFETY: as above; no operation is left that could fill a buffer.
         unsafe { ManuallyDrop::drop(&mut self.buffers) };
+        // SAFETY: as above.
+        unsafe { ManuallyDrop::drop(&mut self.memory) };
         // SAFETY: as above.
         unsafe { ManuallyDrop::drop(&mut self.cargo) };
     }

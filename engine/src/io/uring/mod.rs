@@ -17,28 +17,32 @@
 
 mod buffers;
 mod cargo;
+mod datagrams;
 mod drain;
 mod pages;
 mod reap;
 mod ring;
 mod slots;
+mod streams;
+mod train;
 mod waker;
 
 #[cfg(test)]
 mod tests;
 
-use super::sys::{self, Blocking};
+use super::sys::{self, Blocking, Moment};
 use super::{
-    Clock, Completion, Completions, Drained, Driver, DriverConfig, DriverCounters, LoanId, Op,
-    OpKey, Outcome, QueueFull, SocketId, Token, Verb, Waker,
+    BoundDatagrams, Clock, Completion, Completions, DatagramOptions, Drained, Driver, DriverConfig,
+    DriverCounters, LoanId, Op, OpKey, Outcome, QueueFull, SocketId, Token, Verb, Waker,
 };
 use buffers::Buffers;
 use cargo::Cargo;
+use datagrams::{Bound, Memory};
 use flock_tcp::ListenOptions;
-use flock_transport::{Chunks, CloseHow, Errno, Instant};
+use flock_transport::{CloseHow, Errno, Instant, Train};
 use io_uring::{opcode, squeue, types};
 use ring::{Entered, Ring, Wait};
-use slots::{NO_CARGO, NO_FD, Ops, Slots, State};
+use slots::{NO_FD, Ops, Slots, State};
 use std::collections::VecDeque;
 use std::io;
 use std::mem::ManuallyDrop;
@@ -87,6 +91,7 @@ pub struct UringDriver {
     now: Instant,
     batch: usize,
     spin: Duration,
+    datagram_buffers: u16,
     slots: Slots,
     /// Completions of our own making, and those that did not fit the batch.
     pending: VecDeque<Completion>,
@@ -94,6 +99,9 @@ pub struct UringDriver {
     starved: VecDeque<SocketId>,
     /// Buffers that came back since receives were last resumed.
     returned: usize,
+    bound: Bound,
+    /// This reaping's time on both clocks, once a datagram needed it.
+    moment: Option<Moment>,
     /// Listeners that found no descriptor.
     paused: Vec<SocketId>,
     resume_at: Instant,
@@ -109,6 +117,7 @@ pub struct UringDriver {
     cargo: ManuallyDrop<Cargo>,
     ring: ManuallyDrop<Ring>,
     buffers: ManuallyDrop<Buffers>,
+    memory: ManuallyDrop<Option<Memory>>,
 }
 
 impl UringDriver {
@@ -129,11 +138,11 @@ impl UringDriver {
             }
             Err(error) => return Err(SetupStep::Ring.failed(error)),
         }
-        let buffers = Buffers::new(config.buffers, config.buffer_size)
+        let buffers = Buffers::new(buffers::STREAMS, config.buffers, config.buffer_size)
             .map_err(|error| SetupStep::Buffers.failed(error))?;
         let (address, entries) = buffers.registration();
         // SAFETY: `buffers` ends after the registration: `drop` unregisters it first.
-        unsafe { ring.register_buffers(address, entries, buffers::GROUP) }
+        unsafe { ring.register_buffers(address, entries, buffers::STREAMS) }
             .map_err(|error| SetupStep::Buffers.failed(error))?;
         let waker = EventWaker::new().map_err(|error| SetupStep::Other.failed(error))?;
         Ok(Self {
@@ -141,10 +150,13 @@ impl UringDriver {
             now: clock.now(),
             batch: config.batch.max(1),
             spin: config.spin,
+            datagram_buffers: config.datagram_buffers,
             slots: Slots::new(config.sockets),
             pending: VecDeque::new(),
             starved: VecDeque::new(),
             returned: 0,
+            bound: Bound::default(),
+            moment: None,
             paused: Vec::new(),
             resume_at: Instant::ZERO,
             descriptor_freed: false,
@@ -157,6 +169,7 @@ impl UringDriver {
             cargo: ManuallyDrop::new(Cargo::default()),
             ring: ManuallyDrop::new(ring),
             buffers: ManuallyDrop::new(buffers),
+            memory: ManuallyDrop::new(None),
         })
     }
 
@@ -219,8 +232,12 @@ impl UringDriver {
             Ops::ACCEPT => opcode::AcceptMulti::new(fd)
                 .flags(libc::SOCK_CLOEXEC)
                 .build(),
-            Ops::RECV => opcode::RecvMulti::new(fd, buffers::GROUP).build(),
+            Ops::RECV => opcode::RecvMulti::new(fd, buffers::STREAMS).build(),
             Ops::SEND => self.cargo.send(slot.cargo).entry(slot.fd),
+            Ops::RECVMSG => {
+                let memory = self.memory.as_ref();
+                memory.expect("made with the first socket").receive(slot.fd)
+            }
             _ => {
                 let address = self.cargo.address(slot.cargo);
                 opcode::Connect::new(fd, address.as_ptr().cast(), address.len()).build()
@@ -278,6 +295,9 @@ impl UringDriver {
                 self.cancel_held(id, op);
             }
         }
+        if held.has(Ops::TRAIN) {
+            self.cancel_trains(id);
+        }
         self.finish_close(id);
     }
 
@@ -288,6 +308,7 @@ impl UringDriver {
             return;
         }
         slot.state = State::Closed;
+        self.bound.forget(id);
         self.release_descriptor(id);
         self.later(id, Outcome::Closed);
     }
@@ -319,6 +340,7 @@ impl UringDriver {
             }
         }
         self.returned = 0;
+        self.resume_datagrams();
         if !self.paused.is_empty() && (self.descriptor_freed || self.now >= self.resume_at) {
             for id in std::mem::take(&mut self.paused) {
                 self.resume_one(id, Ops::ACCEPT);
@@ -421,6 +443,23 @@ impl Driver for UringDriver {
         }
     }
 
+    fn bind_datagrams(
+        &mut self,
+        addr: SocketAddr,
+        options: &DatagramOptions,
+        token: Token,
+    ) -> io::Result<BoundDatagrams> {
+        self.open_datagrams(addr, options, token)
+    }
+
+    fn steer(&mut self, socket: SocketId, shards: u16) -> io::Result<()> {
+        self.attach_steering(socket, shards)
+    }
+
+    fn send_train(&mut self, socket: SocketId, train: &mut Train) -> Result<(), QueueFull> {
+        self.queue_train(socket, train)
+    }
+
     fn assign(&mut self, socket: SocketId, token: Token) {
         if let Some(slot) = self.slots.live(socket) {
             slot.token = token;
@@ -440,9 +479,7 @@ impl Driver for UringDriver {
                 (listener, Verb::Accept)
             }
             Op::Recv { socket } => {
-                if self.is_open(socket) {
-                    self.want(socket, Ops::RECV);
-                }
+                self.start_receive(socket);
                 (socket, Verb::Recv)
             }
             Op::Send { socket, chunks } => {
@@ -470,7 +507,7 @@ impl Driver for UringDriver {
         let (op, ended) = match key.verb {
             Verb::Accept => (Ops::ACCEPT, Outcome::AcceptEnded(reap::CANCELED)),
             Verb::Connect => (Ops::CONNECT, Outcome::ConnectFailed(reap::CANCELED)),
-            Verb::Recv => (Ops::RECV, Outcome::RecvEnded(reap::CANCELED)),
+            Verb::Recv => (self.receive_of(id), Outcome::RecvEnded(reap::CANCELED)),
             Verb::Send => (Ops::SEND, Outcome::SendFailed(reap::CANCELED)),
             Verb::ShutdownWrite | Verb::Close => return,
         };
@@ -497,11 +534,11 @@ impl Driver for UringDriver {
         }
         self.counters.turns += 1;
         self.ring.enable()?;
-        self.returned += self.buffers.recycle();
+        self.returned += self.recycle_buffers();
         self.woken = false;
         loop {
             self.arm_waker();
-            self.buffers.publish();
+            self.publish_buffers();
             self.resume();
             self.deliver_pending(out);
             let entered = self.enter(deadline, out.is_empty())?;
@@ -518,7 +555,10 @@ impl Driver for UringDriver {
     }
 
     fn bytes(&self, loan: LoanId) -> &[u8] {
-        self.buffers.bytes(loan)
+        match (Buffers::group(loan), &*self.memory) {
+            (buffers::DATAGRAMS, Some(memory)) => memory.buffers().bytes(loan),
+            _ => self.buffers.bytes(loan),
+        }
     }
 
     fn waker(&self) -> Waker {
@@ -539,32 +579,5 @@ impl Driver for UringDriver {
 
     fn shutdown(&mut self, grace: Duration) -> Drained {
         self.drain(grace)
-    }
-}
-
-impl UringDriver {
-    /// Whether the name is in use; panics when it is not that of a stream.
-    fn is_open(&mut self, id: SocketId) -> bool {
-        let Some(slot) = self.slots.live(id) else {
-            return false;
-        };
-        assert_eq!(slot.state, State::Open, "only a connected stream does that");
-        true
-    }
-
-    fn start_send(&mut self, id: SocketId, chunks: Chunks) {
-        let slot = self.slots.live(id).expect("checked by the caller");
-        assert!(slot.cargo == NO_CARGO, "one send at a time");
-        slot.cargo = self.cargo.load_send(chunks);
-        self.want(id, Ops::SEND);
-    }
-
-    fn shutdown_write(&mut self, id: SocketId) {
-        let slot = self.slots.live(id).expect("checked by the caller");
-        // SAFETY: the slot owns the descriptor, which is open.
-        let fd = unsafe { BorrowedFd::borrow_raw(slot.fd) };
-        if sys::shutdown_write(fd).is_err() {
-            self.counters.soft_errors += 1;
-        }
     }
 }

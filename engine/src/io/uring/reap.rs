@@ -21,6 +21,8 @@ const KIND_ACCEPT: u64 = 3;
 const KIND_CONNECT: u64 = 4;
 const KIND_RECV: u64 = 5;
 const KIND_SEND: u64 = 6;
+const KIND_RECVMSG: u64 = 7;
+const KIND_TRAIN: u64 = 8;
 
 /// Nobody waits for it: cancels, which report on their target by ending it.
 pub(super) const IGNORED: u64 = KIND_IGNORED << KIND_AT;
@@ -34,10 +36,16 @@ pub(super) fn tag(op: Ops, id: SocketId) -> u64 {
         Ops::ACCEPT => KIND_ACCEPT,
         Ops::CONNECT => KIND_CONNECT,
         Ops::RECV => KIND_RECV,
+        Ops::RECVMSG => KIND_RECVMSG,
         _ => KIND_SEND,
     };
     let generation = u64::from(id.generation & GENERATION_MASK);
     kind << KIND_AT | generation << GENERATION_AT | u64::from(id.slot)
+}
+
+/// Names a train to the kernel, by its cargo.
+pub(super) fn train_tag(cargo: u32) -> u64 {
+    KIND_TRAIN << KIND_AT | u64::from(cargo)
 }
 
 /// Takes over a descriptor that the kernel handed out, or that a slot gives up.
@@ -47,18 +55,18 @@ pub(super) fn own(fd: RawFd) -> OwnedFd {
 }
 
 /// A completion of the kernel, taken apart.
-struct Report {
+pub(super) struct Report {
     op: Ops,
-    id: SocketId,
+    pub(super) id: SocketId,
     /// Negative: an error number.
-    result: i32,
+    pub(super) result: i32,
     /// The multishot operation goes on.
-    more: bool,
-    buffer: Option<u16>,
+    pub(super) more: bool,
+    pub(super) buffer: Option<u16>,
 }
 
 impl Report {
-    fn errno(&self) -> Errno {
+    pub(super) fn errno(&self) -> Errno {
         Errno(-self.result)
     }
 
@@ -71,6 +79,7 @@ impl Report {
 impl UringDriver {
     /// Turns what the kernel completed into completions, as many as the batch holds.
     pub(super) fn reap(&mut self, out: &mut Completions) {
+        self.moment = None;
         let mut chunk = ArrayVec::<cqueue::Entry, REAP>::new();
         while out.len() < self.batch {
             self.ring.take(&mut chunk, self.batch - out.len());
@@ -81,7 +90,7 @@ impl UringDriver {
                 self.complete(&entry, out);
             }
         }
-        self.buffers.publish();
+        self.publish_buffers();
     }
 
     /// Delivers what the driver itself has to say. A completion of a socket that was closed
@@ -119,11 +128,14 @@ impl UringDriver {
     fn complete(&mut self, entry: &cqueue::Entry, out: &mut Completions) {
         let data = entry.user_data();
         let more = cqueue::more(entry.flags());
+        let index = u32::try_from(data & u64::from(u32::MAX)).expect("masked to 32 bits");
         let op = match data >> KIND_AT {
             KIND_ACCEPT => Ops::ACCEPT,
             KIND_CONNECT => Ops::CONNECT,
             KIND_RECV => Ops::RECV,
             KIND_SEND => Ops::SEND,
+            KIND_RECVMSG => Ops::RECVMSG,
+            KIND_TRAIN => return self.on_train(index, entry.result(), out),
             KIND_WAKER => return self.on_waker(more),
             KIND_CLOSED => {
                 self.counters.soft_errors += 1;
@@ -133,7 +145,6 @@ impl UringDriver {
         };
         let generation = u32::try_from(data >> GENERATION_AT & u64::from(GENERATION_MASK))
             .expect("masked to 24 bits");
-        let index = u32::try_from(data & u64::from(u32::MAX)).expect("masked to 32 bits");
         let buffer = cqueue::buffer_select(entry.flags());
         let live = match self.slots.at(index, generation, GENERATION_MASK) {
             Some(slot) if slot.held.has(op) => {
@@ -163,6 +174,7 @@ impl UringDriver {
             Ops::ACCEPT => self.on_accept(&report, out),
             Ops::CONNECT => self.on_connect(&report, out),
             Ops::RECV => self.on_recv(&report, out),
+            Ops::RECVMSG => self.on_recvmsg(&report, out),
             _ => self.on_send(&report, out),
         }
     }
@@ -183,8 +195,13 @@ impl UringDriver {
             drop(own(result));
             self.descriptor_freed = true;
         }
-        if let Some(buffer) = buffer {
-            self.return_buffer(buffer);
+        match (buffer, op) {
+            (Some(buffer), Ops::RECVMSG) => {
+                let memory = self.memory.as_mut().expect("made with the first socket");
+                memory.buffers_mut().give_back(buffer);
+            }
+            (Some(buffer), _) => self.return_buffer(buffer),
+            (None, _) => {}
         }
     }
 
@@ -207,7 +224,7 @@ impl UringDriver {
         self.returned += 1;
     }
 
-    fn push_out(&mut self, id: SocketId, outcome: Outcome, out: &mut Completions) {
+    pub(super) fn push_out(&mut self, id: SocketId, outcome: Outcome, out: &mut Completions) {
         let slot = self.slots.find(id).expect("reported just now");
         out.push(Completion {
             token: slot.token,
@@ -217,7 +234,7 @@ impl UringDriver {
     }
 
     /// Ends an operation with `outcome`.
-    fn end(&mut self, report: &Report, outcome: Outcome, out: &mut Completions) {
+    pub(super) fn end(&mut self, report: &Report, outcome: Outcome, out: &mut Completions) {
         let slot = self.slots.find(report.id).expect("reported just now");
         slot.wanted.remove(report.op);
         slot.cancelled.remove(report.op);
@@ -226,7 +243,7 @@ impl UringDriver {
 
     /// After the last report of a multishot operation that brought something: goes on with a
     /// new one, or ends it when that was asked for.
-    fn go_on(&mut self, report: &Report, canceled: Outcome) {
+    pub(super) fn go_on(&mut self, report: &Report, canceled: Outcome) {
         let slot = self.slots.find(report.id).expect("reported just now");
         if slot.cancelled.has(report.op) {
             slot.wanted.remove(report.op);
@@ -237,7 +254,7 @@ impl UringDriver {
         }
     }
 
-    fn is_cancelled(&mut self, report: &Report) -> bool {
+    pub(super) fn is_cancelled(&mut self, report: &Report) -> bool {
         let slot = self.slots.find(report.id).expect("reported just now");
         slot.cancelled.has(report.op)
     }
@@ -313,7 +330,7 @@ impl UringDriver {
         const CANCELED_RECV: Outcome = Outcome::RecvEnded(CANCELED);
         if report.result > 0 {
             let buffer = report.buffer.expect("received bytes are in a buffer");
-            let loan = self.buffers.lend(buffer, report.count());
+            let loan = self.buffers.lend(buffer, 0, report.count());
             self.push_out(report.id, Outcome::Data(loan), out);
             if !report.more {
                 self.go_on(report, CANCELED_RECV);

@@ -73,6 +73,7 @@ impl Ring {
             ("accept", opcode::AcceptMulti::CODE),
             ("connect", opcode::Connect::CODE),
             ("recv", opcode::RecvMulti::CODE),
+            ("recvmsg", opcode::RecvMsgMulti::CODE),
             ("send", opcode::Send::CODE),
             ("sendmsg", opcode::SendMsg::CODE),
             ("close", opcode::Close::CODE),

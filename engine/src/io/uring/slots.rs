@@ -11,7 +11,17 @@ impl Ops {
     pub(super) const CONNECT: Self = Self(2);
     pub(super) const RECV: Self = Self(4);
     pub(super) const SEND: Self = Self(8);
-    pub(super) const EACH: [Self; 4] = [Self::ACCEPT, Self::CONNECT, Self::RECV, Self::SEND];
+    pub(super) const RECVMSG: Self = Self(16);
+    /// Any number of trains; which they are is with the cargo.
+    pub(super) const TRAIN: Self = Self(32);
+    /// Those of which a socket has one at a time.
+    pub(super) const EACH: [Self; 5] = [
+        Self::ACCEPT,
+        Self::CONNECT,
+        Self::RECV,
+        Self::SEND,
+        Self::RECVMSG,
+    ];
 
     pub(super) fn has(self, op: Self) -> bool {
         self.0 & op.0 != 0
@@ -43,6 +53,8 @@ pub(super) enum State {
     Failed,
     /// An established stream.
     Open,
+    /// A datagram socket.
+    Datagrams,
     /// Closed by the caller; the kernel still works on something.
     Closing,
     /// The kernel is done; `Closed` is on its way.

@@ -1,0 +1,44 @@
+/// Options of a datagram socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DatagramOptions {
+    /// Whether several sockets of this engine share the address (`SO_REUSEPORT`), each with a part
+    /// of what arrives: see [`Driver::steer`](super::Driver::steer).
+    pub shared: bool,
+    /// Whether an address that anybody else's socket has is `AddrInUse` although both would share.
+    /// The later sockets of one group come without it.
+    pub exclusive: bool,
+    /// Whether `[::]` takes IPv4 too.
+    pub dual_stack: bool,
+    /// Bytes that the kernel keeps for us (`SO_RCVBUF`). A burst beyond it is lost, which costs
+    /// every connection on the socket. The system caps it (`net.core.rmem_max`).
+    pub recv_buffer: u32,
+    /// Bytes that the kernel takes from us ahead of the device (`SO_SNDBUF`). The system caps it
+    /// (`net.core.wmem_max`).
+    pub send_buffer: u32,
+}
+
+impl Default for DatagramOptions {
+    fn default() -> Self {
+        Self {
+            shared: false,
+            exclusive: true,
+            dual_stack: true,
+            recv_buffer: 4 << 20,
+            send_buffer: 1 << 20,
+        }
+    }
+}
+
+/// A datagram socket that was bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BoundDatagrams {
+    /// The socket.
+    pub socket: super::SocketId,
+    /// The address really bound.
+    pub addr: std::net::SocketAddr,
+    /// Bytes the kernel keeps for us. Less than was asked for where the system caps it.
+    pub recv_buffer: u32,
+    /// Bytes the kernel takes ahead of the device. Less than was asked for where the system caps
+    /// it.
+    pub send_buffer: u32,
+}
