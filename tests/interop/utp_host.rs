@@ -167,7 +167,7 @@ impl Host {
                         self.end(key);
                     }
                 }
-                Event::Closed { key, reason } => {
+                Event::Closed { key, reason, .. } => {
                     self.change(key, |conn| conn.closed = Some(reason));
                 }
                 _ => {}

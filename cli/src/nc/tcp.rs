@@ -116,7 +116,11 @@ impl<D: Driver> Tcp<D> {
                 self.conns[index] = None;
                 return on(Event::Closed(index, reason));
             }
-            Outcome::Accepted { .. } | Outcome::AcceptEnded(_) => None,
+            Outcome::Accepted { .. }
+            | Outcome::AcceptEnded(_)
+            | Outcome::Datagrams { .. }
+            | Outcome::TrainSent { .. }
+            | Outcome::TrainRefused { .. } => None,
         };
         match event {
             Some(tcp::Event::PeerEnded) => on(Event::PeerEnded(index)),

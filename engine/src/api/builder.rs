@@ -86,6 +86,9 @@ pub struct Builder {
     pub(crate) connections: u32,
     pub(crate) whitelist: Vec<IpNet>,
     pub(crate) connect_timeout: Duration,
+    pub(crate) utp: bool,
+    pub(crate) utp_connect_timeout: Duration,
+    pub(crate) utp_config: flock_utp::Config,
     pub(crate) handshake_timeout: Duration,
     pub(crate) linger: Duration,
     pub(crate) retry: [Duration; 4],
@@ -115,6 +118,9 @@ impl Default for Builder {
             connections: 1 << 20,
             whitelist: Vec::new(),
             connect_timeout: Duration::from_secs(3),
+            utp: false,
+            utp_connect_timeout: Duration::from_secs(8),
+            utp_config: flock_utp::Config::default(),
             handshake_timeout: Duration::from_secs(5),
             linger: Duration::from_secs(5),
             retry: [1, 1, 5, 15].map(Duration::from_secs),
@@ -162,8 +168,16 @@ impl Builder {
         connections: u32,
         /// Addresses to have connections with, in both directions; empty, the default, is all.
         whitelist: Vec<IpNet>,
-        /// How long a dial may take (3 s).
+        /// How long a TCP dial may take (3 s).
         connect_timeout: Duration,
+        /// Whether to accept and dial uTP beside TCP, at the same port. Both are dialled at once, TCP
+        /// is preferred if it answers within half a second after uTP, and only the winner is used.
+        utp: bool,
+        /// How long a uTP dial may take (8 s).
+        utp_connect_timeout: Duration,
+        /// Settings of uTP. The limits of the engine stand above those in it: connections, send
+        /// queues, and how long connecting and closing may take.
+        utp_config: flock_utp::Config,
         /// How long a handshake may take, admission included (5 s).
         handshake_timeout: Duration,
         /// How long a closing connection may make no progress (5 s): neither does what is queued go
@@ -285,8 +299,11 @@ impl Builder {
         if self.connections == 0 || self.candidates == 0 || self.half_open == 0 || self.dials == 0 {
             return wrong("connections, candidates, half_open and dials must be at least 1");
         }
-        if self.connect_timeout.is_zero() || self.handshake_timeout.is_zero() {
-            return wrong("connect_timeout and handshake_timeout must be longer than zero");
+        if self.connect_timeout.is_zero()
+            || self.utp_connect_timeout.is_zero()
+            || self.handshake_timeout.is_zero()
+        {
+            return wrong("connect and handshake timeouts must be longer than zero");
         }
         let SendLimits { high, low, max } = self.send_limits;
         if high == 0 || low > high || high > max {

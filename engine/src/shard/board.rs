@@ -32,6 +32,22 @@ pub struct ShardCounters {
     pub handler_panics: u64,
     /// Listeners that broke.
     pub accept_failures: u64,
+    /// Times that receiving datagrams broke.
+    pub datagram_failures: u64,
+    /// Groups of datagram sockets that the kernel would not steer connections to
+    /// (`SO_ATTACH_REUSEPORT_CBPF`); shards then hand on what is not theirs.
+    pub steering_failures: u64,
+    /// Datagram sockets with smaller buffers than were asked for (`net.core.rmem_max`,
+    /// `net.core.wmem_max`).
+    pub datagram_buffers_capped: u64,
+    /// Datagrams handed on to the shard whose connection they are for.
+    pub datagrams_forwarded: u64,
+    /// Datagrams for another shard that its mailbox had no room for.
+    pub datagrams_dropped: u64,
+    /// Trains that the kernel had no room for; they were sent later.
+    pub trains_refused: u64,
+    /// Trains that the kernel had no way for.
+    pub trains_lost: u64,
     /// Messages to other shards' swarms.
     pub messages_sent: u64,
     /// Connections given up because another thread sent more than the send queue may hold.
@@ -74,6 +90,13 @@ impl ShardCounters {
         self.dials_refused += other.dials_refused;
         self.handler_panics += other.handler_panics;
         self.accept_failures += other.accept_failures;
+        self.datagram_failures += other.datagram_failures;
+        self.steering_failures += other.steering_failures;
+        self.datagram_buffers_capped += other.datagram_buffers_capped;
+        self.datagrams_forwarded += other.datagrams_forwarded;
+        self.datagrams_dropped += other.datagrams_dropped;
+        self.trains_refused += other.trains_refused;
+        self.trains_lost += other.trains_lost;
         self.messages_sent += other.messages_sent;
         self.sends_overflowed += other.sends_overflowed;
         self.stale_commands += other.stale_commands;

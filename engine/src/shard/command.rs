@@ -6,6 +6,7 @@ use crate::names::{ChannelKey, ConnId};
 use crate::swarm::PeerMessage;
 use bytes::Bytes;
 use flock_tcp::ListenOptions;
+use flock_transport::Instant;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::mpsc::SyncSender;
@@ -19,6 +20,17 @@ pub(crate) enum Mail<M> {
     Command(Command),
     /// From the embedder to its handler.
     User(M),
+    /// From a shard that received it in our stead.
+    Datagram(Forwarded),
+}
+
+/// A datagram on its way to the shard whose connection it is for.
+pub(crate) struct Forwarded {
+    /// Whose sockets.
+    pub(crate) group: Option<u64>,
+    pub(crate) from: SocketAddr,
+    pub(crate) received_at: Instant,
+    pub(crate) bytes: Bytes,
 }
 
 /// Where an answer goes. An asker that has gone is no error.

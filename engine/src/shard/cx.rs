@@ -34,16 +34,15 @@ impl ConnCx<'_> {
         self.links.table.get(self.key).map(|link| link.addr)
     }
 
-    /// Bytes queued and not yet taken by the kernel.
+    /// Bytes queued and not gone for good: with TCP when the kernel has them, with uTP when the
+    /// peer has acknowledged them.
     #[must_use]
     pub fn queued(&self) -> usize {
-        self.links
-            .table
-            .get(self.key)
-            .map_or(0, |link| link.tcp.queued())
+        self.links.queued(self.key)
     }
 
-    /// Queues `data` by reference; it is freed when the kernel has taken it. Above the
+    /// Queues `data` by reference; it is freed when the kernel has taken it, over uTP when
+    /// the peer has acknowledged it. Above the
     /// high-water mark it still is queued, and `on_writable` tells when there is room again.
     ///
     /// # Errors
@@ -55,16 +54,13 @@ impl ConnCx<'_> {
     /// Ends our direction after what is queued (half-close); receiving goes on. When the peer has
     /// ended its direction, too, the connection is over.
     pub fn end(&mut self) {
-        if let Some(link) = self.links.table.get_mut(self.key) {
-            link.tcp.end();
-            self.links.touch(self.key);
-        }
+        self.links.end(self.key);
     }
 
     /// Closes after what is queued has gone out. Nothing is delivered any more.
     pub fn close(&mut self) {
         let reason = match self.links.table.get(self.key) {
-            Some(link) if link.tcp.peer_ended() => CloseReason::PeerClosed,
+            Some(link) if link.stream.peer_ended() => CloseReason::PeerClosed,
             _ => CloseReason::Local,
         };
         self.links.close(self.key, reason);
@@ -79,18 +75,12 @@ impl ConnCx<'_> {
     /// way into this turn may still be delivered. While paused the peer's end or reset goes
     /// unnoticed, unless a send meets it.
     pub fn pause(&mut self) {
-        if let Some(link) = self.links.table.get_mut(self.key) {
-            link.tcp.pause_recv();
-            self.links.touch(self.key);
-        }
+        self.links.pause(self.key);
     }
 
     /// Receives again.
     pub fn resume(&mut self) {
-        if let Some(link) = self.links.table.get_mut(self.key) {
-            link.tcp.resume_recv();
-            self.links.touch(self.key);
-        }
+        self.links.resume(self.key);
     }
 
     /// Calls `on_timer` after `after`, once, in place of a timer set before.

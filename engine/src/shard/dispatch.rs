@@ -1,10 +1,12 @@
 //! Completions, and what follows from them.
 
+use super::datagrams::Incoming;
 use super::link::{Links, Phase, Timer, TokenKind, link_token, token_kind};
+use super::stream::Stream;
 use super::{LISTENER_REST, Listener, Shard, discard, index, invoke};
 use crate::api::Handler;
 use crate::event::{ConnectionInfo, Event, RefuseReason};
-use crate::io::{Completion, ConnectOptions, Driver, LoanId, Op, Outcome, SocketId};
+use crate::io::{Completion, ConnectOptions, Driver, Op, Outcome, SocketId};
 use crate::session::{Handshake, Progress};
 use crate::swarm::CandidateId;
 use crate::table::Key;
@@ -17,6 +19,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     pub(super) fn complete(&mut self, now: Instant, completion: Completion) {
         match token_kind(completion.token) {
             TokenKind::Listener => self.on_listener(now, completion.socket, completion.outcome),
+            TokenKind::Datagrams => {
+                self.on_datagram_socket(now, completion.socket, completion.outcome);
+            }
             TokenKind::Link(key) => self.on_link(now, key, completion.outcome),
         }
     }
@@ -57,9 +62,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             return discard(&mut self.driver, socket);
         }
         let phase = Phase::Handshaking(Handshake::default());
+        let stream = self.links.tcp(socket);
         let key = self
             .links
-            .insert(socket, addr, phase, None)
+            .insert(stream, addr, phase, None)
             .expect("the table has room");
         self.driver.assign(socket, link_token(key));
         let conn = self.links.conn_id(key);
@@ -75,21 +81,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         transport: Transport,
         addr: SocketAddr,
     ) {
-        debug_assert_eq!(transport, Transport::Tcp, "uTP is switched off");
-        let options = ConnectOptions {
-            stream: self.stream,
-            source: None,
+        let started = match transport {
+            Transport::Tcp => self.dial_tcp(candidate, addr),
+            Transport::Utp => self.dial_utp(now, candidate, addr),
         };
-        let started = self.links.table.vacant_key().and_then(|key| {
-            let connect = Op::Connect {
-                to: addr,
-                options,
-                token: link_token(key),
-            };
-            let op = self.driver.submit(connect).ok()?;
-            self.links
-                .insert(op.socket, addr, Phase::Dialling, Some(candidate))
-        });
         match started {
             Some(key) => {
                 self.dials.insert((candidate, transport), key);
@@ -101,6 +96,23 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
     }
 
+    fn dial_tcp(&mut self, candidate: CandidateId, addr: SocketAddr) -> Option<Key> {
+        let options = ConnectOptions {
+            stream: self.stream,
+            source: None,
+        };
+        let key = self.links.table.vacant_key()?;
+        let connect = Op::Connect {
+            to: addr,
+            options,
+            token: link_token(key),
+        };
+        let op = self.driver.submit(connect).ok()?;
+        let stream = self.links.tcp(op.socket);
+        self.links
+            .insert(stream, addr, Phase::Dialling, Some(candidate))
+    }
+
     pub(super) fn abort_dial(&mut self, candidate: CandidateId, transport: Transport) {
         let Some(link) = self
             .dials
@@ -109,13 +121,23 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         else {
             return;
         };
-        discard(&mut self.driver, link.socket);
+        match link.stream {
+            Stream::Tcp { socket, .. } => discard(&mut self.driver, socket),
+            Stream::Utp(utp) => {
+                let now = self.links.now;
+                let side = self.links.utp.side(utp.side);
+                side.disown(utp.key);
+                side.endpoint.abort(now, utp.key);
+            }
+        }
     }
 
+    /// Shakes hands on a connection that is one from here on: accepted, or the winner of its race.
     pub(super) fn begin_handshake(&mut self, key: Key) {
-        if let Some(link) = self.links.table.get_mut(key) {
+        self.leave_race(key);
+        if self.links.table.get(key).is_some() {
             // An empty queue takes one frame whatever its limits are.
-            let sent = link.tcp.send(self.frame.clone());
+            let sent = self.links.send_raw(key, self.frame.clone());
             debug_assert!(sent.is_ok(), "the handshake fits an empty queue");
         }
         self.links
@@ -123,22 +145,48 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.links.touch(key);
     }
 
+    /// Until now another transport could have been preferred, and a uTP connection was silent.
+    fn leave_race(&mut self, key: Key) {
+        let Some(link) = self.links.table.get_mut(key) else {
+            return;
+        };
+        if !matches!(link.phase, Phase::Dialling) {
+            return;
+        }
+        link.phase = Phase::Handshaking(Handshake::default());
+        let transport = link.stream.transport();
+        if let Some(candidate) = link.candidate.take() {
+            self.dials.remove(&(candidate, transport));
+        }
+        if let Stream::Utp(utp) = link.stream {
+            self.links.utp.endpoint(utp.side).release(utp.key);
+        }
+    }
+
     fn on_link(&mut self, now: Instant, key: Key, outcome: Outcome) {
         let Some(link) = self.links.table.get_mut(key) else {
             return;
         };
+        let Stream::Tcp { machine, .. } = &mut link.stream else {
+            return;
+        };
         let event = match outcome {
             Outcome::Connected => return self.connected(now, key),
-            Outcome::ConnectFailed(errno) => return self.connect_failed(now, key, errno),
-            Outcome::Data(loan) => return self.on_data(now, key, loan),
-            Outcome::Eof => link.tcp.on_eof(),
-            Outcome::RecvEnded(errno) => link.tcp.on_recv_ended(errno),
+            Outcome::ConnectFailed(errno) => {
+                return self.dial_failed(now, key, errno.kind() == ErrorKind::TimedOut);
+            }
+            Outcome::Data(loan) => {
+                let all = 0..self.driver.bytes(loan).len();
+                return self.on_data(now, key, &Incoming::Lent(loan, all));
+            }
+            Outcome::Eof => machine.on_eof(),
+            Outcome::RecvEnded(errno) => machine.on_recv_ended(errno),
             Outcome::Sent { bytes } => {
-                let event = link.tcp.on_sent(bytes);
+                let event = machine.on_sent(bytes);
                 self.links.extend_linger(key);
                 event
             }
-            Outcome::SendFailed(errno) => link.tcp.on_send_failed(errno),
+            Outcome::SendFailed(errno) => machine.on_send_failed(errno),
             Outcome::Closed => {
                 self.report_closed(now, key);
                 self.links.remove(key);
@@ -163,30 +211,30 @@ impl<D: Driver, H: Handler> Shard<D, H> {
 
     fn connected(&mut self, now: Instant, key: Key) {
         let conn = self.links.conn_id(key);
-        let Some(link) = self.links.table.get_mut(key) else {
+        let Some(link) = self.links.table.get(key) else {
             return;
         };
-        let Some(candidate) = link.candidate.take() else {
+        let Some(candidate) = link.candidate else {
             return;
         };
-        link.phase = Phase::Handshaking(Handshake::default());
-        let transport = Transport::Tcp;
-        self.dials.remove(&(candidate, transport));
-        self.swarm.dial_established(now, candidate, conn, transport);
+        self.swarm
+            .dial_established(now, candidate, conn, Transport::Tcp);
         self.act(now);
     }
 
-    fn connect_failed(&mut self, now: Instant, key: Key, errno: Errno) {
-        let Some(candidate) = self.links.remove(key).and_then(|link| link.candidate) else {
+    /// What was dialled is not there, or broke before it became the connection.
+    pub(super) fn dial_failed(&mut self, now: Instant, key: Key, timed_out: bool) {
+        let Some(link) = self.links.remove(key) else {
             return;
         };
-        let transport = Transport::Tcp;
-        self.dials.remove(&(candidate, transport));
-        let timed_out = errno.kind() == ErrorKind::TimedOut;
-        self.swarm.dial_failed(now, candidate, transport, timed_out);
+        if let Some(candidate) = link.candidate {
+            let transport = link.stream.transport();
+            self.dials.remove(&(candidate, transport));
+            self.swarm.dial_failed(now, candidate, transport, timed_out);
+        }
     }
 
-    fn peer_ended(&mut self, key: Key) {
+    pub(super) fn peer_ended(&mut self, key: Key) {
         match self.links.table.get(key).map(|link| &link.phase) {
             Some(Phase::Handshaking(handshake)) => {
                 let reason = if handshake.has_begun() {
@@ -202,12 +250,15 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
     }
 
-    fn on_data(&mut self, now: Instant, key: Key, loan: LoanId) {
-        let data = self.driver.bytes(loan);
+    pub(super) fn on_data(&mut self, now: Instant, key: Key, incoming: &Incoming) {
+        let data = match incoming {
+            Incoming::Lent(loan, range) => &self.driver.bytes(*loan)[range.clone()],
+            Incoming::Held(bytes) => bytes,
+        };
         let Some(link) = self.links.table.get_mut(key) else {
             return;
         };
-        if !link.tcp.on_data(data.len()) {
+        if !link.stream.on_data(data.len()) {
             return;
         }
         match &mut link.phase {
@@ -245,8 +296,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         if let Some(link) = self.links.table.get_mut(key)
             && matches!(&link.phase, Phase::Claiming(held) if !held.is_empty())
         {
-            link.tcp.pause_recv();
-            self.links.touch(key);
+            self.links.pause(key);
         }
     }
 
@@ -262,11 +312,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let Phase::Claiming(held) = std::mem::replace(&mut link.phase, Phase::Open) else {
             unreachable!("only a claiming connection is admitted");
         };
-        let ended = link.tcp.peer_ended();
+        let ended = link.stream.peer_ended();
         if !held.is_empty() {
             // Before the handler is called: its own wish to pause comes later and counts.
-            link.tcp.resume_recv();
-            self.links.touch(key);
+            self.links.resume(key);
         }
         self.links.clear_stage_timer(key);
         self.hub.push(Event::Connection(info.clone()));

@@ -1,13 +1,14 @@
 //! Connections of one shard, as far as handlers may reach them: records, timers, and the list of
 //! those with operations to hand to the driver.
 
+use super::stream::Stream;
+use super::utp::Utp;
 use crate::io::{SocketId, Token};
 use crate::names::ConnId;
 use crate::session::Handshake;
 use crate::swarm::CandidateId;
 use crate::table::{Key, Table};
 use crate::wheel::{TimerId, Wheel};
-use bytes::Bytes;
 use flock_tcp::{Connection, SendLimits};
 use flock_transport::{CloseReason, Instant};
 use std::net::SocketAddr;
@@ -30,10 +31,9 @@ pub(crate) enum Phase {
 
 /// One connection, from the start of its dial or accept until its socket is closed.
 pub(crate) struct Link {
-    pub(crate) tcp: Connection,
+    pub(crate) stream: Stream,
     pub(crate) phase: Phase,
     pub(crate) addr: SocketAddr,
-    pub(crate) socket: SocketId,
     pub(crate) candidate: Option<CandidateId>,
     /// Connect, handshake or linger deadline: never two of them at a time.
     pub(crate) stage_timer: Option<TimerId>,
@@ -54,6 +54,7 @@ pub(crate) enum Timer {
 /// All links of a shard.
 pub(crate) struct Links {
     pub(crate) table: Table<Link>,
+    pub(crate) utp: Utp,
     pub(crate) wheel: Wheel<Timer>,
     pub(crate) now: Instant,
     pub(crate) shard: u16,
@@ -65,9 +66,16 @@ pub(crate) struct Links {
 }
 
 impl Links {
-    pub(crate) fn new(shard: u16, limit: u32, send_limits: SendLimits, linger: Duration) -> Self {
+    pub(crate) fn new(
+        shard: u16,
+        limit: u32,
+        send_limits: SendLimits,
+        linger: Duration,
+        utp: Utp,
+    ) -> Self {
         Self {
             table: Table::new(limit),
+            utp,
             wheel: Wheel::new(Instant::ZERO, limit.saturating_mul(2)),
             now: Instant::ZERO,
             shard,
@@ -78,19 +86,26 @@ impl Links {
         }
     }
 
+    /// A TCP stream on `socket`.
+    pub(crate) fn tcp(&self, socket: SocketId) -> Stream {
+        Stream::Tcp {
+            machine: Connection::new(self.send_limits),
+            socket,
+        }
+    }
+
     /// Adds a link; `None` when the table is full.
     pub(crate) fn insert(
         &mut self,
-        socket: SocketId,
+        stream: Stream,
         addr: SocketAddr,
         phase: Phase,
         candidate: Option<CandidateId>,
     ) -> Option<Key> {
         self.table.insert(Link {
-            tcp: Connection::new(self.send_limits),
+            stream,
             phase,
             addr,
-            socket,
             candidate,
             stage_timer: None,
             user_timer: None,
@@ -208,53 +223,18 @@ impl Links {
             self.set_stage_timer(Timer::Linger(key), self.linger);
         }
     }
-
-    /// Starts a graceful close: what is queued goes out first. The first reason given counts.
-    pub(crate) fn close(&mut self, key: Key, reason: CloseReason) {
-        let Some(link) = self.table.get_mut(key) else {
-            return;
-        };
-        if link.reason.is_none() {
-            link.reason = Some(reason);
-            link.tcp.close();
-            self.set_stage_timer(Timer::Linger(key), self.linger);
-            self.touch(key);
-        }
-    }
-
-    /// Ends the link now, dropping what is queued; also one that is closing gracefully.
-    pub(crate) fn abort(&mut self, key: Key, reason: CloseReason) {
-        if let Some(link) = self.table.get_mut(key) {
-            link.reason.get_or_insert(reason);
-            link.tcp.abort();
-            self.touch(key);
-        }
-    }
-
-    /// Queues `data` on an admitted, open link.
-    pub(crate) fn send(
-        &mut self,
-        key: Key,
-        data: Bytes,
-    ) -> Result<flock_tcp::Queued, flock_tcp::SendRefused> {
-        match self.table.get_mut(key) {
-            Some(link) if matches!(link.phase, Phase::Open) && link.reason.is_none() => {
-                let queued = link.tcp.send(data)?;
-                self.touch(key);
-                Ok(queued)
-            }
-            _ => Err(flock_tcp::SendRefused::Closed(data)),
-        }
-    }
 }
 
-/// Tokens carry the key of a link, or the number of a listener.
+/// Tokens carry the key of a link, or say what else a socket is.
 pub(crate) enum TokenKind {
     Link(Key),
     Listener,
+    Datagrams,
 }
 
+// No link has such a key: slots are limited to fewer.
 const LISTENER: u64 = u64::MAX;
+const DATAGRAMS: u64 = u64::MAX - 1;
 
 pub(crate) fn link_token(key: Key) -> Token {
     Token(u64::from(key.generation) << 32 | u64::from(key.slot))
@@ -264,9 +244,15 @@ pub(crate) fn listener_token() -> Token {
     Token(LISTENER)
 }
 
+pub(crate) fn datagram_token() -> Token {
+    Token(DATAGRAMS)
+}
+
 pub(crate) fn token_kind(token: Token) -> TokenKind {
-    if token.0 == LISTENER {
-        return TokenKind::Listener;
+    match token.0 {
+        LISTENER => return TokenKind::Listener,
+        DATAGRAMS => return TokenKind::Datagrams,
+        _ => {}
     }
     let [g3, g2, g1, g0, s3, s2, s1, s0] = token.0.to_be_bytes();
     TokenKind::Link(Key {

@@ -4,11 +4,14 @@
 mod board;
 mod command;
 mod cx;
+mod datagrams;
 mod dispatch;
 mod link;
 pub(crate) mod mailbox;
 mod obey;
 mod start;
+mod stream;
+mod utp;
 
 pub(crate) use board::Board;
 pub use board::{ShardCounters, ShardStats};
@@ -31,6 +34,7 @@ use mailbox::{Mailbox, Sender};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
+use stream::Stream;
 
 /// Whether a shard goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +67,8 @@ pub struct Shard<D: Driver, H: Handler> {
     /// Our side of the handshake, encoded once.
     frame: Bytes,
     stream: StreamOptions,
+    /// Whether uTP is spoken beside TCP.
+    utp: bool,
     handshake_timeout: Duration,
     /// Connections that may linger after the swarm refused them.
     endings: u32,
@@ -110,6 +116,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.completions = completions;
         self.read_mail(now);
         self.expire(now);
+        self.serve_utp(now);
         self.hold_starts(now);
         self.flush(now);
         let done = self
@@ -142,6 +149,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         [
             self.links.wheel.next_deadline(),
             self.swarm.next_deadline(),
+            self.links.utp.next_deadline(self.handshake_timeout),
             self.ending,
             look,
             rested,
@@ -167,10 +175,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                     self.links.abort(key, CloseReason::HandshakeTimeout);
                 }
                 Timer::Linger(key) => {
-                    if let Some(link) = self.links.table.get_mut(key) {
-                        link.tcp.linger_expired();
-                        self.links.touch(key);
-                    }
+                    self.links.linger_expired(key);
                 }
                 Timer::User(key) => {
                     self.call(key, |handler, cx, conn| handler.on_timer(cx, conn));
@@ -187,6 +192,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.crowded = self.routes.iter().any(Sender::crowded);
         let hold = self.ending.is_some() || self.hub.congested() || self.crowded;
         self.swarm.suspend_starts(now, hold);
+        for (_, side) in &mut self.links.utp.sides {
+            side.endpoint.hold(hold || side.retired);
+        }
         for listener in &mut self.listeners {
             let socket = listener.socket;
             if hold && listener.accepting {
@@ -203,10 +211,14 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     fn flush(&mut self, now: Instant) {
         loop {
             self.act(now);
-            let Some(key) = self.links.next_dirty() else {
-                break;
-            };
-            self.pump(now, key);
+            if let Some(key) = self.links.next_dirty() {
+                self.pump(now, key);
+            } else if !self.settle_utp(now) {
+                self.transmit(now);
+                if !self.settle_utp(now) {
+                    break;
+                }
+            }
         }
     }
 
@@ -260,8 +272,12 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             if matches!(link.phase, Phase::Dialling) {
                 return;
             }
-            let socket = link.socket;
-            let Some(verb) = link.tcp.next_verb() else {
+            // A uTP connection's wishes are with its endpoint already.
+            let Stream::Tcp { machine, socket } = &mut link.stream else {
+                return;
+            };
+            let socket = *socket;
+            let Some(verb) = machine.next_verb() else {
                 return;
             };
             let op = match verb {
@@ -295,7 +311,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             return;
         };
         let reason = link.reason.unwrap_or(CloseReason::PeerClosed);
-        let (bytes_in, bytes_out) = (link.tcp.bytes_in(), link.tcp.bytes_out());
+        let (bytes_in, bytes_out) = (link.stream.bytes_in(), link.stream.bytes_out());
         self.counters.count_closed(reason);
         self.swarm.closed(now, conn, reason, bytes_in, bytes_out);
         let slot = self.users.get_mut(index(key));
@@ -362,6 +378,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             self.links.remove(key);
         }
         self.act(now);
+        self.flush_datagrams(now);
         let drained = self.driver.shutdown(DRAIN_GRACE);
         self.counters.operations_leaked += drained.leaked;
         self.publish();

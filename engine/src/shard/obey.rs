@@ -2,14 +2,14 @@
 
 use super::command::{Command, ConnCommand, Mail};
 use super::cx::ShardCx;
-use super::link::{Links, Phase, listener_token};
+use super::link::{Link, Links, Phase, listener_token};
 use super::{Listener, Shard, discard};
 use crate::api::Handler;
-use crate::io::Driver;
+use crate::io::{Driver, SocketId};
 use crate::names::ConnId;
 use crate::swarm::PeerMessage;
 use flock_tcp::ListenOptions;
-use flock_transport::{CloseReason, Instant, Transport};
+use flock_transport::{CloseReason, Instant};
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,6 +23,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             match message {
                 Mail::Peer(message) => self.swarm.message(now, message),
                 Mail::Command(command) => self.obey(now, command),
+                Mail::Datagram(datagram) => self.on_forwarded(now, datagram),
                 Mail::User(message) => {
                     let mut cx = ShardCx {
                         links: &mut self.links,
@@ -57,7 +58,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                     let _ = reply.try_send(self.listen_in(group, addr, &options));
                 }
             }
-            Command::Unlisten { group } => self.unlisten(|listener| listener.group == group),
+            Command::Unlisten { group } => self.unlisten(|other| other == group),
             Command::Join { channel, announce } => self.swarm.join(channel, announce),
             Command::Leave { channel } => self.swarm.leave(now, &channel),
             Command::AddPeer { channel, addr } => self.swarm.add_peer(now, channel, addr),
@@ -72,7 +73,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             Command::Unban { target } => self.swarm.unban(&target),
             Command::Conn { conn, what } => self.obey_conn(conn, what),
             Command::Connections { reply } => {
-                let open = |(key, link): (super::Key, &super::Link)| {
+                let open = |(key, link): (super::Key, &Link)| {
                     matches!(link.phase, Phase::Open).then(|| self.links.conn_id(key))
                 };
                 let conns = self.links.table.iter().filter_map(open);
@@ -100,7 +101,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         if self.ending.is_some() {
             return Err(io::Error::other("the engine is shutting down"));
         }
-        let (socket, bound) = self.driver.listen(addr, options, listener_token())?;
+        let (socket, bound) = self.bind_both(group, addr, options)?;
         self.listeners.push(Listener {
             socket,
             accepting: false,
@@ -110,18 +111,62 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         Ok(bound)
     }
 
-    fn unlisten(&mut self, which: impl Fn(&Listener) -> bool) {
-        for listener in self.listeners.extract_if(.., |listener| which(listener)) {
+    /// The same port for both transports. Where any will do, one that is free for both.
+    fn bind_both(
+        &mut self,
+        group: u64,
+        addr: SocketAddr,
+        options: &ListenOptions,
+    ) -> io::Result<(SocketId, SocketAddr)> {
+        const TRIES: usize = 16;
+        for _ in 0..TRIES {
+            let (socket, bound) = self.driver.listen(addr, options, listener_token())?;
+            if !self.utp {
+                return Ok((socket, bound));
+            }
+            match self.listen_utp(group, bound, options) {
+                Ok(()) => return Ok((socket, bound)),
+                Err(error) => {
+                    discard(&mut self.driver, socket);
+                    if addr.port() != 0 || error.kind() != io::ErrorKind::AddrInUse {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        Err(io::ErrorKind::AddrInUse.into())
+    }
+
+    /// Accepts no more at the listeners of these groups. uTP connections there are go on.
+    fn unlisten(&mut self, which: impl Fn(u64) -> bool) {
+        for listener in self
+            .listeners
+            .extract_if(.., |listener| which(listener.group))
+        {
             discard(&mut self.driver, listener.socket);
         }
+        for (_, side) in &mut self.links.utp.sides {
+            if side.group.is_some_and(&which) {
+                side.retired = true;
+                side.endpoint.hold(true);
+            }
+        }
+        let driver = &mut self.driver;
+        self.links.utp.sides.retain(|_, side| {
+            let idle = side.retired && side.endpoint.is_empty();
+            if idle {
+                discard(driver, side.socket);
+            }
+            !idle
+        });
     }
 
     fn obey_conn(&mut self, conn: ConnId, what: ConnCommand) {
         let key = Links::key(conn);
-        let Some(link) = self.links.table.get_mut(key) else {
+        if self.links.table.get(key).is_none() {
             self.counters.stale_commands += 1;
             return;
-        };
+        }
         match what {
             ConnCommand::Send(data) => match self.links.send(key, data) {
                 Ok(_) => {}
@@ -132,12 +177,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                     self.links.abort(key, CloseReason::SendQueueFull);
                 }
             },
-            ConnCommand::End => link.tcp.end(),
-            ConnCommand::Resume => link.tcp.resume_recv(),
+            ConnCommand::End => self.links.end(key),
+            ConnCommand::Resume => self.links.resume(key),
             ConnCommand::Close => self.links.close(key, CloseReason::Local),
             ConnCommand::Abort => self.links.abort(key, CloseReason::Local),
         }
-        self.links.touch(key);
     }
 
     /// Starts nothing any more, says goodbye to everybody, and gives them `within` to answer.
@@ -147,14 +191,12 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.swarm.suspend_starts(now, true);
         let keys: Vec<_> = self.links.table.iter().map(|(key, _)| key).collect();
         for key in keys {
-            match self
-                .links
-                .table
-                .get(key)
-                .map(|link| (&link.phase, link.candidate))
-            {
-                Some((Phase::Dialling, Some(candidate))) => {
-                    let transport = Transport::Tcp;
+            let dial = |link: &Link| match link.phase {
+                Phase::Dialling => Some((link.candidate?, link.stream.transport())),
+                _ => None,
+            };
+            match self.links.table.get(key).map(dial) {
+                Some(Some((candidate, transport))) => {
                     self.abort_dial(candidate, transport);
                     self.swarm.dial_failed(now, candidate, transport, false);
                 }

@@ -5,6 +5,7 @@ use super::board::{Board, ShardCounters};
 use super::command::Mail;
 use super::link::Links;
 use super::mailbox::{Mailbox, Sender};
+use super::utp::Utp;
 use crate::api::{Builder, Handler};
 use crate::hub::Hub;
 use crate::io::Driver;
@@ -14,6 +15,10 @@ use crate::swarm::{SharedCounts, Swarm, SwarmConfig};
 use flock_transport::Instant;
 use hashbrown::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Sets the endpoints' random choices apart from the swarm's.
+const UTP_SEED: u64 = 0x7574_7000_0000_0000;
 
 /// What the shards of an engine share.
 pub(crate) struct Wiring<M> {
@@ -70,10 +75,18 @@ impl<M: Send + 'static> ShardSetup<M> {
             candidates: options.candidates,
             whitelist: options.whitelist,
             connect_timeout: options.connect_timeout,
-            utp: None,
+            utp: options.utp.then_some(options.utp_connect_timeout),
             retry: options.retry,
             keep_existing: options.keep_existing,
             dials: options.dials,
+        };
+        let utp = flock_utp::Config {
+            connections_max: options.connections,
+            send: options.send_limits,
+            // The shard has deadlines of its own for both.
+            linger: Duration::from_secs(24 * 3600),
+            connect_timeout: options.utp_connect_timeout.saturating_mul(2),
+            ..options.utp_config
         };
         let hasher = ahash::RandomState::with_seeds(seed, seed.rotate_left(32), !seed, 0);
         Shard {
@@ -84,6 +97,7 @@ impl<M: Send + 'static> ShardSetup<M> {
                 options.connections,
                 options.send_limits,
                 options.linger,
+                Utp::new(utp, seed ^ UTP_SEED),
             ),
             users: Vec::new(),
             handler,
@@ -103,6 +117,7 @@ impl<M: Send + 'static> ShardSetup<M> {
             hub: wiring.hub,
             board: wiring.board,
             counters: ShardCounters::default(),
+            utp: options.utp,
             ending: None::<Instant>,
         }
     }

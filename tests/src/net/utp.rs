@@ -205,7 +205,7 @@ impl UtpNode {
             }
             Event::Buffered { key, bytes } => self.with(key, |flow| flow.on_data(now, &bytes)),
             Event::Eof { key } => self.with(key, Flow::on_end),
-            Event::Closed { key, reason } => self.with(key, |flow| flow.closed = Some(reason)),
+            Event::Closed { key, reason, .. } => self.with(key, |flow| flow.closed = Some(reason)),
             _ => {}
         }
     }

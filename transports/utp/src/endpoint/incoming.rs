@@ -150,6 +150,10 @@ impl Endpoint {
             self.counters.stray += 1;
             return;
         }
+        if self.held_back {
+            self.counters.syns_held_back += 1;
+            return;
+        }
         if !self.config.accept {
             return self.refuse(arrived, header.id);
         }

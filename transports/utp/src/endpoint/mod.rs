@@ -88,6 +88,8 @@ pub enum Event {
         key: Key,
         /// Why.
         reason: CloseReason,
+        /// Payload bytes that the peer had acknowledged.
+        acked: u64,
     },
 }
 
@@ -101,6 +103,17 @@ pub enum ConnectRefused {
     NoFreeId,
     /// Nobody can be at such an address.
     BadAddress,
+}
+
+#[cfg(test)]
+impl Event {
+    /// Which connection is gone, and why.
+    fn closed(&self) -> Option<(Key, CloseReason)> {
+        match self {
+            Self::Closed { key, reason, .. } => Some((*key, *reason)),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for ConnectRefused {
@@ -139,6 +152,8 @@ pub struct Counters {
     pub accepted: u64,
     /// Confirmed handshakes refused because of a limit.
     pub accept_refused: u64,
+    /// SYNs ignored because the owner wanted no more connections.
+    pub syns_held_back: u64,
     /// SYNs answered without remembering them.
     pub cookies: u64,
     /// Repeated SYNs that were answered.
@@ -190,6 +205,8 @@ pub struct Endpoint {
     mtus: MtuCache,
     /// Cost of what all connections keep for their applications.
     held: u64,
+    /// SYNs are ignored.
+    held_back: bool,
     counters: Counters,
 }
 
@@ -232,6 +249,7 @@ impl Endpoint {
             network_resets: Buckets::new(hash.clone()),
             mtus: MtuCache::new(MTUS_MAX, hash),
             held: 0,
+            held_back: false,
             counters: Counters::default(),
             rng,
             config,
@@ -285,6 +303,18 @@ impl Endpoint {
             let usable = id != u16::MAX && self.connections.find(to, id).is_none();
             usable.then_some(id)
         })
+    }
+
+    /// The address of a connection's peer; `None`: the connection is gone.
+    #[must_use]
+    pub fn peer(&self, key: Key) -> Option<SocketAddr> {
+        self.connections.get(key).map(Connection::peer)
+    }
+
+    /// Whether to ignore SYNs for a while, as if they had been lost. Handshakes that have begun go
+    /// on.
+    pub fn hold(&mut self, hold: bool) {
+        self.held_back = hold;
     }
 
     /// Queues `data` by reference. Empty data does nothing. Before [`Event::Connected`] it waits.
@@ -512,6 +542,7 @@ impl Endpoint {
             self.replies
                 .push(connection.peer(), connection.reset_header(now));
         }
-        self.events.push_back(Event::Closed { key, reason });
+        let acked = connection.acked();
+        self.events.push_back(Event::Closed { key, reason, acked });
     }
 }

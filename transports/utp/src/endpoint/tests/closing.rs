@@ -35,7 +35,7 @@ fn both_ends_close_at_once_through_loss() {
         pair.run_until(|pair| pair.sides.iter().all(|side| side.endpoint.is_empty()));
         for (side, key) in pair.sides.iter().zip(keys) {
             let reason = CloseReason::Local;
-            assert_eq!(side.events.last(), Some(&Event::Closed { key, reason }));
+            assert_eq!(side.events.last().unwrap().closed(), Some((key, reason)));
             assert!(side.stream.is_empty(), "nothing is delivered any more");
         }
     }
@@ -51,7 +51,7 @@ fn a_repeated_fin_is_acknowledged_after_the_end_and_forgotten_later() {
     let ack = it.give(&fin, b"");
     assert_eq!((ack[0].kind, ack[0].ack.get()), (Kind::State, 101));
     let reason = CloseReason::PeerClosed;
-    assert_eq!(it.closed(), Some(&Event::Closed { key, reason }));
+    assert_eq!(it.closed(), Some((key, reason)));
     let again = it.give(&fin, b"");
     assert_eq!((again[0].kind, again[0].ack.get()), (Kind::State, 101));
     assert_eq!(again[0].id, 40);
@@ -86,8 +86,8 @@ fn a_reset_counts_with_either_id_and_a_plausible_number() {
         let ack = isn.wrapping_sub(1).wrapping_add(ack);
         assert_eq!(it.give(&packet(Kind::Reset, id, 7, ack), b""), []);
         let reason = CloseReason::PeerReset;
-        let closed = Event::Closed { key, reason };
-        assert_eq!(it.closed(), counts.then_some(&closed), "{id} {ack}");
+        let closed = counts.then_some((key, reason));
+        assert_eq!(it.closed(), closed, "{id} {ack}");
     }
     let mut it = Scripted::new(Config::default());
     it.side.endpoint.connect(it.now, it.peer).unwrap();
@@ -125,11 +125,8 @@ fn an_abort_resets_and_says_so() {
     pair.sides[0].endpoint.abort(now, first);
     pair.run_until(|pair| pair.sides[1].endpoint.is_empty());
     let reason = CloseReason::PeerReset;
-    let closed = Event::Closed {
-        key: second,
-        reason,
-    };
-    assert_eq!(pair.sides[1].events.last(), Some(&closed));
+    let last = pair.sides[1].events.last();
+    assert_eq!(last.unwrap().closed(), Some((second, reason)));
     assert!(
         pair.sides[0].endpoint.send(first, "x".into()).is_err(),
         "stale"

@@ -1,7 +1,7 @@
 use super::pair::Side;
 use crate::wire::{Header, Kind, Seq, decode};
 use crate::{Config, Event, Key};
-use flock_transport::{Instant, Train};
+use flock_transport::{CloseReason, Instant, Train};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -92,8 +92,7 @@ impl Scripted {
         (key, syn.id, syn.seq.next().get())
     }
 
-    pub(super) fn closed(&self) -> Option<&Event> {
-        let closed = |event: &&Event| matches!(event, Event::Closed { .. });
-        self.side.events.iter().find(closed)
+    pub(super) fn closed(&self) -> Option<(Key, CloseReason)> {
+        self.side.events.iter().find_map(Event::closed)
     }
 }

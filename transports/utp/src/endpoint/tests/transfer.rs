@@ -27,7 +27,7 @@ fn exchange(mut pair: Pair, len: usize) -> Pair {
     assert!(pair.sides[0].stream == back, "the acceptor's bytes");
     for (side, key) in pair.sides.iter().zip([first, second]) {
         let reason = CloseReason::PeerClosed;
-        assert_eq!(side.events.last(), Some(&Event::Closed { key, reason }));
+        assert_eq!(side.events.last().unwrap().closed(), Some((key, reason)));
         assert!(side.events.contains(&Event::Eof { key }));
         assert_eq!(side.endpoint.held, 0);
     }
