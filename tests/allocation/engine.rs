@@ -1,0 +1,66 @@
+//! The same for a whole shard: accept, handshake, claim, handler, close.
+
+use super::config;
+use super::counter::allocations;
+use flock_engine::io::{Clock, Driver, ListenOptions, PollDriver, UringDriver};
+use flock_engine::{Flock, Ignore};
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+/// Peers at a time.
+const LANES: u64 = 8;
+const WARM_UP: u64 = 2_000;
+const COUNTED: u64 = 1_000;
+
+/// The life of one peer: its id, ours, the end.
+fn live(to: SocketAddr, number: u64) -> io::Result<()> {
+    let mut stream = TcpStream::connect(to)?;
+    let mut frame = [0; 33];
+    frame[0] = 32;
+    frame[1..9].copy_from_slice(&number.to_le_bytes());
+    // Smaller than the engine's id or not: it is never the same.
+    frame[32] = 1;
+    stream.write_all(&frame)?;
+    stream.read_exact(&mut frame)
+}
+
+fn count<D: Driver>(driver: D) -> u64 {
+    let options = Flock::builder().seed(1);
+    let (flock, mut shards) = options
+        .assemble(vec![driver], |_| Ignore)
+        .expect("the options make sense");
+    let shard = &mut shards[0];
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let to = shard
+        .listen(any, &ListenOptions::default())
+        .expect("a free port");
+    for lane in 0..LANES {
+        let mut numbers = (lane..).step_by(LANES as usize);
+        // Until there is no engine any more.
+        std::thread::spawn(move || numbers.all(|number| live(to, number).is_ok()));
+    }
+    let mut until = |ends: u64| {
+        while flock.counters().counters.peer_ends < ends {
+            shard.step();
+        }
+    };
+    until(WARM_UP);
+    let before = allocations();
+    until(WARM_UP + COUNTED);
+    let counted = allocations() - before;
+    let counters = flock.counters().counters;
+    assert!(counters.admitted >= WARM_UP + COUNTED, "{counters:?}");
+    counted
+}
+
+#[test]
+fn a_served_peer_costs_no_allocation_on_epoll() {
+    let driver = PollDriver::new(&config(), Clock::start()).expect("epoll");
+    assert_eq!(count(driver), 0, "in {COUNTED} peers");
+}
+
+#[test]
+fn a_served_peer_costs_no_allocation_on_io_uring() {
+    let driver = UringDriver::new(&config(), Clock::start()).expect("io_uring");
+    assert_eq!(count(driver), 0, "in {COUNTED} peers");
+}
