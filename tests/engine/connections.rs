@@ -1,31 +1,31 @@
 //! Connecting, exchanging bytes, ending.
 
-use super::peers::{PATIENCE, RawPeer, engine, id, local, next_event, wait_for};
+use super::peers::{Ground, PATIENCE, RawPeer, engine, id, local, next_event, wait_for};
 use bytes::Bytes;
 use flock_engine::io::Backend;
-use flock_engine::{
-    CloseReason, ConnCx, ConnectionInfo, Event, Flock, Handler, IdChoice, JoinOptions,
-};
+use flock_engine::{CloseReason, ConnCx, ConnectionInfo, Event, Handler, IdChoice, JoinOptions};
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-super::on_both_backends!(
+super::on_every_ground!(
     two_engines_meet_and_echo,
     events_come_in_the_order_of_the_seed,
+    a_taken_port_is_refused,
+);
+super::on_both_backends!(
     a_split_handshake_with_bytes_behind_it,
     half_close_delivers_what_follows,
     a_slow_reader_holds_the_sender_back,
     a_panicking_handler_loses_one_connection,
     shutdown_says_goodbye,
-    a_taken_port_is_refused,
 );
 
-fn two_engines_meet_and_echo(backend: Backend) {
+fn two_engines_meet_and_echo(ground: Ground) {
     let (a, b) = (
-        engine(backend).start().unwrap(),
-        engine(backend).start().unwrap(),
+        engine(ground).start().unwrap(),
+        engine(ground).start().unwrap(),
     );
     let addr = local(a.listen(0).unwrap());
     b.join("chat", JoinOptions { announce: false }).unwrap();
@@ -72,10 +72,10 @@ fn two_engines_meet_and_echo(backend: Backend) {
     b.shutdown(PATIENCE);
 }
 
-fn events_come_in_the_order_of_the_seed(backend: Backend) {
+fn events_come_in_the_order_of_the_seed(ground: Ground) {
     let (a, b) = (
-        engine(backend).start().unwrap(),
-        engine(backend).start().unwrap(),
+        engine(ground).start().unwrap(),
+        engine(ground).start().unwrap(),
     );
     let addr = local(a.listen(0).unwrap());
     let mut events = b.events().unwrap();
@@ -221,10 +221,10 @@ fn shutdown_says_goodbye(backend: Backend) {
     assert!(std::net::TcpStream::connect(addr).is_err());
 }
 
-fn a_taken_port_is_refused(backend: Backend) {
-    let first = engine(backend).start().unwrap();
+fn a_taken_port_is_refused(ground: Ground) {
+    let first = engine(ground).start().unwrap();
     let port = first.listen(0).unwrap().port();
-    let second = Flock::builder().backend(backend).shards(2).start().unwrap();
+    let second = engine(ground).start().unwrap();
     let error = second.listen(port).unwrap_err();
     assert!(
         matches!(

@@ -1,6 +1,6 @@
 //! What handlers may ask of the engine they run in, and what asks beside them.
 
-use super::peers::{PATIENCE, RawPeer, engine, id, local, wait_for};
+use super::peers::{Ground, PATIENCE, RawPeer, engine, id, local, wait_for};
 use bytes::Bytes;
 use flock_engine::io::Backend;
 use flock_engine::{ConnCx, ConnectionInfo, Flock, FlockError, Handler, JoinOptions, ShardCx};
@@ -8,9 +8,9 @@ use std::io::Write;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Barrier, OnceLock, mpsc};
 
+super::on_every_ground!(joining_at_once_listens_once);
 super::on_both_backends!(
     a_handler_may_ask_while_somebody_listens,
-    joining_at_once_listens_once,
     a_connection_is_over_when_both_directions_are,
 );
 
@@ -63,9 +63,9 @@ fn a_handler_may_ask_while_somebody_listens(backend: Backend) {
     flock.shutdown(PATIENCE);
 }
 
-fn joining_at_once_listens_once(backend: Backend) {
+fn joining_at_once_listens_once(ground: Ground) {
     for _ in 0..20 {
-        let flock = engine(backend).start().unwrap();
+        let flock = engine(ground).start().unwrap();
         let all = Barrier::new(4);
         std::thread::scope(|scope| {
             for channel in ["a", "b", "c", "d"] {

@@ -14,13 +14,13 @@ use std::thread::{self, Thread};
 use std::time::Duration;
 
 super::on_both_backends!(
+    nothing_is_sent_after_the_end,
+    an_unhurried_peer_gets_everything_after_close,
+    a_busy_engine_does_not_keep_a_sender_beyond_its_time,
     every_waiting_task_is_woken,
     the_backlog_is_bounded,
     a_peer_that_half_closed_is_still_accepted,
-    nothing_is_sent_after_the_end,
     the_longest_timeout_is_one,
-    an_unhurried_peer_gets_everything_after_close,
-    a_busy_engine_does_not_keep_a_sender_beyond_its_time,
     a_failed_listen_leaves_what_was,
 );
 

@@ -19,6 +19,8 @@ mod hostile;
 mod peers;
 #[cfg(test)]
 mod policy;
+#[cfg(test)]
+mod transports;
 
 /// Makes one test per backend of each case.
 macro_rules! on_both_backends {
@@ -32,3 +34,28 @@ macro_rules! on_both_backends {
     };
 }
 pub(crate) use on_both_backends;
+
+/// Makes one test per backend and transport of each case.
+macro_rules! on_every_ground {
+    ($($case:ident),* $(,)?) => {
+        $crate::on_every_ground! { @grounds $($case),* ;
+            uring_tcp: Uring, Tcp; uring_utp: Uring, Utp; poll_tcp: Poll, Tcp; poll_utp: Poll, Utp; }
+    };
+    (@grounds $($case:ident),* ; $($name:ident: $backend:ident, $transport:ident;)*) => {
+        $crate::on_every_ground! { @each [$($case),*] $($name: $backend, $transport;)* }
+    };
+    (@each $cases:tt $($name:ident: $backend:ident, $transport:ident;)*) => {
+        $(mod $name {
+            $crate::on_every_ground! { @cases $cases $backend, $transport }
+        })*
+    };
+    (@cases [$($case:ident),*] $backend:ident, $transport:ident) => {
+        $(#[test] fn $case() {
+            super::$case(crate::peers::Ground {
+                backend: flock_engine::io::Backend::$backend,
+                transport: flock_engine::Transport::$transport,
+            });
+        })*
+    };
+}
+pub(crate) use on_every_ground;

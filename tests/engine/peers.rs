@@ -1,7 +1,7 @@
 //! What the cases share: engines with short options, raw peers, waiting with a deadline.
 
 use flock_engine::io::Backend;
-use flock_engine::{Builder, Event, Events, Flock, PeerId};
+use flock_engine::{Builder, Event, Events, Flock, PeerId, Transport};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -9,9 +9,29 @@ use std::time::{Duration, Instant};
 /// Long enough for a loaded machine; only a failing test waits this long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-pub(crate) fn engine(backend: Backend) -> Builder {
+/// What engines of a case run on.
+#[derive(Clone, Copy)]
+pub(crate) struct Ground {
+    pub(crate) backend: Backend,
+    /// The only one they speak.
+    pub(crate) transport: Transport,
+}
+
+impl From<Backend> for Ground {
+    fn from(backend: Backend) -> Self {
+        Self {
+            backend,
+            transport: Transport::Tcp,
+        }
+    }
+}
+
+pub(crate) fn engine(ground: impl Into<Ground>) -> Builder {
+    let Ground { backend, transport } = ground.into();
     Flock::builder()
         .backend(backend)
+        .tcp(transport == Transport::Tcp)
+        .utp(transport == Transport::Utp)
         .shards(2)
         .linger(Duration::from_millis(300))
 }

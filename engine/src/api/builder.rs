@@ -86,6 +86,7 @@ pub struct Builder {
     pub(crate) connections: u32,
     pub(crate) whitelist: Vec<IpNet>,
     pub(crate) connect_timeout: Duration,
+    pub(crate) tcp: bool,
     pub(crate) utp: bool,
     pub(crate) utp_connect_timeout: Duration,
     pub(crate) utp_config: flock_utp::Config,
@@ -118,6 +119,7 @@ impl Default for Builder {
             connections: 1 << 20,
             whitelist: Vec::new(),
             connect_timeout: Duration::from_secs(3),
+            tcp: true,
             utp: false,
             utp_connect_timeout: Duration::from_secs(8),
             utp_config: flock_utp::Config::default(),
@@ -170,6 +172,8 @@ impl Builder {
         whitelist: Vec<IpNet>,
         /// How long a TCP dial may take (3 s).
         connect_timeout: Duration,
+        /// Whether to accept and dial TCP (on).
+        tcp: bool,
         /// Whether to accept and dial uTP beside TCP, at the same port. Both are dialled at once, TCP
         /// is preferred if it answers within half a second after uTP, and only the winner is used.
         utp: bool,
@@ -308,6 +312,9 @@ impl Builder {
         let SendLimits { high, low, max } = self.send_limits;
         if high == 0 || low > high || high > max {
             return wrong("send_limits: low must not be above high, nor high above max or zero");
+        }
+        if !self.tcp && !self.utp {
+            return wrong("tcp and utp: one of them is needed");
         }
         if self.mailbox == 0 || self.recv_limit == 0 {
             return wrong("mailbox and recv_limit must be at least 1");

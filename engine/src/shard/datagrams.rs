@@ -357,13 +357,13 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         Ok(self.add_side(&bound, &options, None))
     }
 
-    /// Receives uTP connections at `addr`, beside the TCP listener of that address.
+    /// Receives uTP connections at `addr`, and returns the address bound.
     pub(super) fn listen_utp(
         &mut self,
         group: u64,
         addr: SocketAddr,
         listen: &ListenOptions,
-    ) -> io::Result<()> {
+    ) -> io::Result<SocketAddr> {
         let options = DatagramOptions {
             shared: listen.shared,
             exclusive: listen.exclusive,
@@ -380,7 +380,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             self.counters.steering_failures += 1;
         }
         self.add_side(&bound, &options, Some(group));
-        Ok(())
+        Ok(bound.addr)
     }
 
     fn add_side(

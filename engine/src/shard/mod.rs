@@ -67,7 +67,8 @@ pub struct Shard<D: Driver, H: Handler> {
     /// Our side of the handshake, encoded once.
     frame: Bytes,
     stream: StreamOptions,
-    /// Whether uTP is spoken beside TCP.
+    /// Which transports there are; one at least.
+    tcp: bool,
     utp: bool,
     handshake_timeout: Duration,
     /// Connections that may linger after the swarm refused them.

@@ -101,6 +101,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         if self.ending.is_some() {
             return Err(io::Error::other("the engine is shutting down"));
         }
+        if !self.tcp {
+            return self.listen_utp(group, addr, options);
+        }
         let (socket, bound) = self.bind_both(group, addr, options)?;
         self.listeners.push(Listener {
             socket,
@@ -111,7 +114,8 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         Ok(bound)
     }
 
-    /// The same port for both transports. Where any will do, one that is free for both.
+    /// A TCP listener, and the same port for uTP if that is spoken: where any will do, one that is
+    /// free for both.
     fn bind_both(
         &mut self,
         group: u64,
@@ -125,7 +129,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 return Ok((socket, bound));
             }
             match self.listen_utp(group, bound, options) {
-                Ok(()) => return Ok((socket, bound)),
+                Ok(_) => return Ok((socket, bound)),
                 Err(error) => {
                     discard(&mut self.driver, socket);
                     if addr.port() != 0 || error.kind() != io::ErrorKind::AddrInUse {

@@ -74,7 +74,7 @@ impl<M: Send + 'static> ShardSetup<M> {
             half_open: options.half_open,
             candidates: options.candidates,
             whitelist: options.whitelist,
-            connect_timeout: options.connect_timeout,
+            tcp: options.tcp.then_some(options.connect_timeout),
             utp: options.utp.then_some(options.utp_connect_timeout),
             retry: options.retry,
             keep_existing: options.keep_existing,
@@ -117,6 +117,7 @@ impl<M: Send + 'static> ShardSetup<M> {
             hub: wiring.hub,
             board: wiring.board,
             counters: ShardCounters::default(),
+            tcp: options.tcp,
             utp: options.utp,
             ending: None::<Instant>,
         }

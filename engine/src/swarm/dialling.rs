@@ -34,8 +34,7 @@ impl Swarm {
     }
 
     fn start_dial(&mut self, now: Instant, id: CandidateId) {
-        let timeout = self.config.connect_timeout;
-        let (race, outputs) = Race::start(now, timeout, self.config.utp);
+        let (race, outputs) = Race::start(now, self.config.tcp, self.config.utp);
         self.candidates.start_dial(id, race.deadline());
         if let Some(peer) = self.candidates.peer(id) {
             self.emit(Event::Connecting(peer));

@@ -52,9 +52,9 @@ pub(crate) struct SwarmConfig {
     pub(crate) candidates: u32,
     /// Empty: everybody.
     pub(crate) whitelist: Vec<IpNet>,
-    /// For TCP.
-    pub(crate) connect_timeout: Duration,
-    /// The same for uTP, which is dialled along with TCP; none: TCP alone.
+    /// How long a dial over TCP may take; none: it is switched off, and uTP is not.
+    pub(crate) tcp: Option<Duration>,
+    /// The same for uTP, which is dialled along with TCP.
     pub(crate) utp: Option<Duration>,
     pub(crate) retry: [Duration; 4],
     pub(crate) keep_existing: bool,

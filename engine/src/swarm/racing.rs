@@ -49,16 +49,24 @@ pub(super) enum Output {
 pub(super) type Outputs = SmallVec<[Output; 3]>;
 
 impl Race {
-    /// Dials TCP until `tcp` has passed and, unless that is switched off, uTP until `utp` has.
-    pub(super) fn start(now: Instant, tcp: Duration, utp: Option<Duration>) -> (Self, Outputs) {
+    /// Dials each transport until its time has passed; those without one are switched off.
+    pub(super) fn start(
+        now: Instant,
+        tcp: Option<Duration>,
+        utp: Option<Duration>,
+    ) -> (Self, Outputs) {
+        debug_assert!(tcp.or(utp).is_some(), "checked with the options");
         let mut outputs = Outputs::new();
-        outputs.push(Output::Start(Transport::Tcp));
-        if utp.is_some() {
-            outputs.push(Output::Start(Transport::Utp));
-        }
+        let mut begin = |transport, time: Option<Duration>| {
+            let Some(time) = time else {
+                return Leg::Over;
+            };
+            outputs.push(Output::Start(transport));
+            Leg::Dialling { until: now + time }
+        };
         let race = Self {
-            tcp: Leg::Dialling { until: now + tcp },
-            utp: utp.map_or(Leg::Over, |utp| Leg::Dialling { until: now + utp }),
+            tcp: begin(Transport::Tcp, tcp),
+            utp: begin(Transport::Utp, utp),
             grace: None,
         };
         (race, outputs)
@@ -189,29 +197,37 @@ mod tests {
     }
 
     fn both() -> Race {
-        let (race, outputs) = Race::start(ms(0), TCP, Some(UTP));
+        let (race, outputs) = Race::start(ms(0), Some(TCP), Some(UTP));
         assert_eq!(outputs[..], [Start(Tcp), Start(Utp)]);
         race
     }
 
     #[test]
     fn without_utp_it_is_a_tcp_dial() {
-        let (mut race, outputs) = Race::start(ms(0), TCP, None);
+        let (mut race, outputs) = Race::start(ms(0), Some(TCP), None);
         assert_eq!(outputs[..], [Start(Tcp)]);
         assert_eq!(race.deadline(), ms(3000));
         assert!(race.established(ms(5), Utp, CONN).is_empty());
         assert_eq!(race.established(ms(10), Tcp, CONN)[..], [Won(Tcp, CONN)]);
-        let (mut race, _) = Race::start(ms(0), TCP, None);
+        let (mut race, _) = Race::start(ms(0), Some(TCP), None);
         assert_eq!(
             race.failed(ms(1), Tcp, false)[..],
             [Failed { timed_out: false }]
         );
-        let (mut race, _) = Race::start(ms(0), TCP, None);
+        let (mut race, _) = Race::start(ms(0), Some(TCP), None);
         assert!(race.expire(ms(2999)).is_empty());
         assert_eq!(
             race.expire(ms(3000))[..],
             [Abort(Tcp), Failed { timed_out: true }]
         );
+    }
+
+    #[test]
+    fn without_tcp_there_is_nothing_to_wait_for() {
+        let (mut race, outputs) = Race::start(ms(0), None, Some(UTP));
+        assert_eq!(outputs[..], [Start(Utp)]);
+        assert_eq!(race.deadline(), ms(4000));
+        assert_eq!(race.established(ms(9), Utp, CONN)[..], [Won(Utp, CONN)]);
     }
 
     #[test]
@@ -299,7 +315,7 @@ mod tests {
             utp in any::<bool>(),
             inputs in proptest::collection::vec((0u64..900, 0u8..8), 0..40),
         ) {
-            let (mut race, started) = Race::start(ms(0), TCP, utp.then_some(UTP));
+            let (mut race, started) = Race::start(ms(0), Some(TCP), utp.then_some(UTP));
             // Legs that were started and neither failed, nor were aborted, nor won.
             let mut open: Vec<Transport> = Vec::new();
             let mut standing: Vec<(Transport, Instant)> = Vec::new();

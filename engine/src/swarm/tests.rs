@@ -25,7 +25,7 @@ fn config(shard: u16, shards: u16) -> SwarmConfig {
         half_open: 4,
         candidates: 8,
         whitelist: Vec::new(),
-        connect_timeout: Duration::from_secs(3),
+        tcp: Some(Duration::from_secs(3)),
         utp: None,
         retry: [1, 1, 5, 15].map(Duration::from_secs),
         keep_existing: false,
