@@ -12,6 +12,7 @@ use std::time::Duration;
 super::on_both_backends!(
     killed_and_stopped_peers_harm_nobody,
     thousands_of_silent_peers_are_bounded_and_end,
+    newcomers_get_in_beside_silent_peers,
 );
 
 /// Peers in a process of their own: `COUNT` connections, each with its handshake, then one line
@@ -145,6 +146,31 @@ fn thousands_of_silent_peers_are_bounded_and_end(backend: Backend) {
     echo_works(&flock, to, 9);
     assert_eq!(flock.stats().connected, 1);
     let counters = flock.counters().counters;
-    assert!(counters.handshake_timeouts > 0 && counters.inbound_refused > 0);
+    assert!(counters.handshake_timeouts > 0);
+    assert!(counters.inbound_refused + counters.swarm.handshakes_crowded_out > 0);
+    flock.shutdown(Duration::from_millis(100));
+}
+
+fn newcomers_get_in_beside_silent_peers(backend: Backend) {
+    let flock = engine(backend)
+        .half_open(100)
+        .handshake_timeout(Duration::from_secs(10))
+        .start_with(|_| Ignore)
+        .unwrap();
+    let to = local(flock.listen(0).unwrap());
+    let mut silent = Vec::new();
+    for newcomer in 1..=5 {
+        // More than there are places, so that all of them are taken.
+        silent.extend((0..300).map(|_| TcpStream::connect(to).unwrap()));
+        let mut peer = None;
+        wait_for("a newcomer", || {
+            peer = RawPeer::try_handshake(to, &id(newcomer)).ok();
+            peer.is_some()
+        });
+        assert!(flock.stats().connecting <= 200);
+    }
+    let counters = flock.counters().counters;
+    assert_eq!(counters.handshake_timeouts, 0, "nobody waited for those");
+    assert!(counters.swarm.handshakes_crowded_out > 0);
     flock.shutdown(Duration::from_millis(100));
 }

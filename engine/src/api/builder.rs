@@ -160,7 +160,9 @@ impl Builder {
         backend: Backend,
         /// Admitted peers at a time, in both directions together; 0, the default, is no limit.
         max_connections: u32,
-        /// Inbound connections per shard whose handshake is unfinished (4,096); more are refused.
+        /// Inbound connections per shard whose handshake is unfinished (4,096). When more come, those
+        /// that take longer than a tenth of the handshake's time make room, the oldest first; when
+        /// none does, the newcomers are refused.
         half_open: u32,
         /// Dials per shard at a time (256); more wait in the queue.
         dials: u32,

@@ -247,12 +247,14 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         } else if self.swarm.inbound(now, Transport::Utp, addr).is_err() {
             self.counters.inbound_refused += 1;
         } else {
+            // Whoever made room for it goes first.
+            self.act(now);
             let stream = Stream::Utp(UtpStream::new(side, key));
             let phase = Phase::Handshaking(Handshake::default());
             let link = self.links.insert(stream, addr, phase, None)?;
             self.links.utp.side(side).own(key, link);
             let conn = self.links.conn_id(link);
-            self.swarm.inbound_started(conn, addr, Transport::Utp);
+            self.swarm.inbound_started(now, conn, addr, Transport::Utp);
             self.begin_handshake(link);
             self.act(now);
             return Some(link);

@@ -61,6 +61,8 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             self.act(now);
             return discard(&mut self.driver, socket);
         }
+        // Whoever made room for it goes first.
+        self.act(now);
         let phase = Phase::Handshaking(Handshake::default());
         let stream = self.links.tcp(socket);
         let key = self
@@ -69,7 +71,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             .expect("the table has room");
         self.driver.assign(socket, link_token(key));
         let conn = self.links.conn_id(key);
-        self.swarm.inbound_started(conn, addr, Transport::Tcp);
+        self.swarm.inbound_started(now, conn, addr, Transport::Tcp);
         self.begin_handshake(key);
         self.act(now);
     }

@@ -253,9 +253,12 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     }
 
     /// Closes a connection that the swarm does not want. Its peer is left time to read our id and
-    /// the end, but no more peers at a time than may shake hands: further ones are reset.
+    /// the end, but no more peers at a time than may shake hands: further ones are reset. So are
+    /// those that make room for others.
     fn part(&mut self, now: Instant, key: Key, reason: CloseReason) {
-        if self.links.ending() < self.endings {
+        if reason == CloseReason::TooManyHandshakes {
+            self.links.abort(key, reason);
+        } else if self.links.ending() < self.endings {
             self.links.close(key, reason);
         } else {
             self.counters.endings_reset += 1;

@@ -20,6 +20,11 @@ use std::time::Duration;
 /// Sets the endpoints' random choices apart from the swarm's.
 const UTP_SEED: u64 = 0x7574_7000_0000_0000;
 
+/// The part of the handshake deadline for which an unfinished inbound handshake keeps its place
+/// whoever else comes: half a second of five. A flood of silent peers keeps newcomers out only
+/// when it fills all places within that time.
+const HALF_OPEN_GRACE: u32 = 10;
+
 /// What the shards of an engine share.
 pub(crate) struct Wiring<M> {
     pub(crate) senders: Vec<Sender<Mail<M>>>,
@@ -72,6 +77,7 @@ impl<M: Send + 'static> ShardSetup<M> {
             id: wiring.id.clone(),
             hash_seed: wiring.hash_seed,
             half_open: options.half_open,
+            half_open_grace: options.handshake_timeout / HALF_OPEN_GRACE,
             candidates: options.candidates,
             whitelist: options.whitelist,
             tcp: options.tcp.then_some(options.connect_timeout),

@@ -89,6 +89,12 @@ impl Conns {
         (conn.generation == id.generation).then_some(conn)
     }
 
+    /// Whether the peer dialled and has not stated its id yet.
+    pub(super) fn is_unfinished_inbound(&self, id: ConnId) -> bool {
+        self.get(id)
+            .is_some_and(|conn| conn.stage == Stage::Handshaking && !conn.initiator)
+    }
+
     pub(super) fn remove(&mut self, id: ConnId) -> Option<Conn> {
         self.get(id)?;
         self.slots.get_mut(id.slot)?.take()

@@ -68,6 +68,8 @@ counters! {
     handshakes_outbound,
     /// Handshakes whose time ran out, admission included.
     handshakes_timed_out,
+    /// Inbound handshakes ended to make room for newer ones.
+    handshakes_crowded_out,
     /// Connections that ended otherwise before they were admitted or refused.
     handshakes_failed,
     /// Connections closed at admission because peer or address is banned.

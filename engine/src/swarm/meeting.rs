@@ -10,7 +10,8 @@ use std::net::SocketAddr;
 
 impl Swarm {
     /// Judges an inbound connection before anything is said. `Ok` is followed by
-    /// [`inbound_started`](Self::inbound_started).
+    /// [`inbound_started`](Self::inbound_started), once the actions are carried out: another
+    /// connection may have to make room.
     ///
     /// A uTP connection counts, and is judged, from its first data on: the original dials both
     /// transports at once, so a peer that comes over TCP leaves a uTP one behind that never
@@ -27,13 +28,30 @@ impl Swarm {
             RefuseReason::Banned
         } else if self.counts.full() {
             RefuseReason::TooManyConnections
-        } else if self.half_open >= self.config.half_open {
+        } else if self.half_open >= self.config.half_open && !self.make_room(now) {
             RefuseReason::TooManyHandshakes
         } else {
             return Ok(());
         };
         self.refuse_inbound(transport, addr, reason);
         Err(reason)
+    }
+
+    /// Ends the handshake that has been unfinished for longest, if that is long.
+    fn make_room(&mut self, now: Instant) -> bool {
+        let conns = &self.conns;
+        let stale = self
+            .inbound_handshakes
+            .stale(now, |conn| conns.is_unfinished_inbound(conn));
+        let Some(conn) = stale else {
+            return false;
+        };
+        if let Some(record) = self.conns.get_mut(conn) {
+            record.stage = Stage::Refused;
+        }
+        self.counters.handshakes_crowded_out += 1;
+        self.close(conn, CloseReason::TooManyHandshakes);
+        true
     }
 
     /// Reports an inbound connection that was turned away.
@@ -59,8 +77,19 @@ impl Swarm {
     }
 
     /// The handshake of an inbound connection begins.
-    pub(crate) fn inbound_started(&mut self, conn: ConnId, addr: SocketAddr, transport: Transport) {
+    pub(crate) fn inbound_started(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        addr: SocketAddr,
+        transport: Transport,
+    ) {
         let record = Conn::new(transport, addr);
+        let conns = &self.conns;
+        self.inbound_handshakes
+            .begin(now, conn, self.half_open, |conn| {
+                conns.is_unfinished_inbound(conn)
+            });
         self.half_open += 1;
         self.counters.handshakes_inbound += 1;
         self.emit(Event::Handshaking(record.info(conn)));

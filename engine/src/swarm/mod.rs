@@ -8,6 +8,7 @@ mod conns;
 mod counters;
 mod counts;
 mod dialling;
+mod half_open;
 mod home;
 mod meeting;
 mod message;
@@ -29,6 +30,7 @@ use bans::Bans;
 use candidates::{Added, Candidates, State};
 use conns::Conns;
 use flock_transport::{CloseReason, Instant, Transport};
+use half_open::HalfOpen;
 use hashbrown::HashMap;
 use home::{Home, Verdicts};
 use ipnet::IpNet;
@@ -49,6 +51,8 @@ pub(crate) struct SwarmConfig {
     pub(crate) hash_seed: u64,
     /// Unfinished inbound handshakes at a time.
     pub(crate) half_open: u32,
+    /// How long each of them keeps its place when more come.
+    pub(crate) half_open_grace: Duration,
     pub(crate) candidates: u32,
     /// Empty: everybody.
     pub(crate) whitelist: Vec<IpNet>,
@@ -127,6 +131,7 @@ pub(crate) struct Swarm {
     rng: SmallRng,
     suspended: bool,
     half_open: u32,
+    inbound_handshakes: HalfOpen,
     outbound_handshakes: u32,
     connected: u32,
 }
@@ -155,6 +160,7 @@ impl Swarm {
             rng: SmallRng::seed_from_u64(seed),
             suspended: false,
             half_open: 0,
+            inbound_handshakes: HalfOpen::new(config.half_open_grace),
             outbound_handshakes: 0,
             connected: 0,
             config,

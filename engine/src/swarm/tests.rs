@@ -23,6 +23,7 @@ fn config(shard: u16, shards: u16) -> SwarmConfig {
         id: own(),
         hash_seed: 7,
         half_open: 4,
+        half_open_grace: Duration::from_millis(500),
         candidates: 8,
         whitelist: Vec::new(),
         tcp: Some(Duration::from_secs(3)),
@@ -218,7 +219,8 @@ impl World {
                 assert_eq!(judged == Err(RefuseReason::TooManyConnections), full);
                 if judged.is_ok() {
                     let conn = self.conn_id(shard);
-                    self.swarm(shard).inbound_started(conn, addr, transport);
+                    self.swarm(shard)
+                        .inbound_started(now, conn, addr, transport);
                     let peer = self.rng.random_range(0..PEERS);
                     self.conns.insert(conn, (Life::Handshaking, peer));
                 }

@@ -102,6 +102,8 @@ pub enum CloseReason {
     Banned,
     /// `max_connections` is reached.
     TooManyConnections,
+    /// The peer was slow to state its id while many others waited to state theirs.
+    TooManyHandshakes,
     /// Nothing was sent or received for longer than the idle timeout.
     IdleTimeout,
     /// The peer did not finish its handshake in time.
@@ -130,6 +132,7 @@ impl CloseReason {
             | Self::DetectedSelf
             | Self::Banned
             | Self::TooManyConnections
+            | Self::TooManyHandshakes
             | Self::IdleTimeout => Blame::Policy,
             Self::HandshakeTimeout | Self::Handshake(_) | Self::PeerClosed | Self::PeerReset => {
                 Blame::Peer
@@ -150,6 +153,7 @@ impl CloseReason {
             Self::DetectedSelf => "detected-self",
             Self::Banned => "banned",
             Self::TooManyConnections => "too-many-connections",
+            Self::TooManyHandshakes => "too-many-handshakes",
             Self::IdleTimeout => "idle-timeout",
             Self::HandshakeTimeout => "handshake-timeout",
             Self::Handshake(_) => "bad-handshake",

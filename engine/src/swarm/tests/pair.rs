@@ -143,7 +143,7 @@ impl Pair {
             return self.schedule(link, 1 - node, Arrival::Closed);
         }
         let conn = self.start_conn(link, node);
-        self.nodes[node].inbound_started(conn, addr, transport);
+        self.nodes[node].inbound_started(now, conn, addr, transport);
         self.schedule(link, 1 - node, Arrival::Id);
     }
 

@@ -133,7 +133,7 @@ fn what_is_banned_during_its_handshake_is_not_admitted() {
         let mut swarm = Swarm::new(config(1 - at_home, 2), counts.clone(), 1);
         if inbound {
             swarm.inbound(at(1), Transport::Tcp, addr(1)).unwrap();
-            swarm.inbound_started(conn(1), addr(1), Transport::Tcp);
+            swarm.inbound_started(at(1), conn(1), addr(1), Transport::Tcp);
         } else {
             swarm.add_peer(at(1), "c".into(), addr(1));
             let dials = dials(&mut swarm);
