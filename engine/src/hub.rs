@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 /// Takes events from all shards. Without a subscriber they are only counted.
 ///
-/// A subscriber loses nothing. What bounds the buffer is that shards start nothing new while it
-/// is [`congested`](Self::congested): only the events of what has started still come.
+/// A subscriber loses nothing. What bounds the buffer is that shards start nothing new, and no
+/// peers are taken in, while it is [`congested`](Self::congested): only the events of what has
+/// started still come, and those of what the application bans.
 pub(crate) struct Hub {
     queue: Mutex<Queue>,
     arrived: Condvar,

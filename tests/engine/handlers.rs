@@ -1,9 +1,11 @@
 //! What handlers may ask of the engine they run in, and what asks beside them.
 
-use super::peers::{Ground, PATIENCE, RawPeer, engine, id, local, wait_for};
+use super::peers::{Ground, PATIENCE, RawPeer, engine, id, local, next_event, wait_for};
 use bytes::Bytes;
 use flock_engine::io::Backend;
-use flock_engine::{ConnCx, ConnectionInfo, Flock, FlockError, Handler, JoinOptions, ShardCx};
+use flock_engine::{
+    ConnCx, ConnectionInfo, Event, Flock, FlockError, Handler, JoinOptions, ShardCx,
+};
 use std::io::Write;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Barrier, OnceLock, mpsc};
@@ -12,6 +14,7 @@ super::on_every_ground!(joining_at_once_listens_once);
 super::on_both_backends!(
     a_handler_may_ask_while_somebody_listens,
     a_connection_is_over_when_both_directions_are,
+    unread_events_are_bounded,
 );
 
 /// Asks for the listeners once another shard listens at the address it is told.
@@ -107,5 +110,28 @@ fn a_connection_is_over_when_both_directions_are(backend: Backend) {
     assert_eq!(peer.read_to_end(), b"last words");
     wait_for("the end", || flock.stats().connected == 0);
     assert_eq!(flock.counters().counters.peer_ends, 1);
+    flock.shutdown(PATIENCE);
+}
+
+/// Who does not read what happens is not told of more, and says of it what it has to say.
+fn unread_events_are_bounded(backend: Backend) {
+    const LIMIT: usize = 1_000;
+    let flock = engine(backend).events_limit(LIMIT).start().unwrap();
+    let mut events = flock.events().unwrap();
+    flock.join("c", JoinOptions { announce: false }).unwrap();
+    let add = || flock.add_peer("c", "127.0.0.9:9".parse().unwrap());
+    let refused = (0..50 * LIMIT).any(|_| {
+        let busy = matches!(add(), Err(FlockError::Busy));
+        // Not only for the moment: after all that was asked for has been done.
+        flock.connections().unwrap();
+        busy && matches!(add(), Err(FlockError::Busy))
+    });
+    assert!(refused, "{} events are unread", events.unread());
+    assert!(events.unread() < 2 * LIMIT);
+    while events.try_next().is_some() {}
+    add().unwrap();
+    next_event(&mut events, "peer-rejected", |event| {
+        matches!(event, Event::PeerRejected { .. }).then_some(())
+    });
     flock.shutdown(PATIENCE);
 }

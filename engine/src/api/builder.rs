@@ -36,7 +36,8 @@ pub enum FlockError {
     Backend(Unavailable),
     /// The operating system refused.
     Io(io::Error),
-    /// A shard's mailbox is full: the caller is faster than the engine.
+    /// A shard's mailbox is full, the caller being faster than the engine; or too many events are
+    /// unread for more peers.
     Busy,
     /// The engine was shut down, or cannot go on.
     ShutDown,
@@ -50,7 +51,9 @@ impl fmt::Display for FlockError {
             Self::Option(why) => f.write_str(why),
             Self::Backend(why) => why.fmt(f),
             Self::Io(error) => error.fmt(f),
-            Self::Busy => f.write_str("the engine's mailbox is full"),
+            Self::Busy => {
+                f.write_str("the engine is busy: a mailbox is full, or too many events are unread")
+            }
             Self::ShutDown => f.write_str("the engine was shut down"),
             Self::OnShard => f.write_str("a handler cannot wait for the shards"),
         }

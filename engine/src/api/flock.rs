@@ -250,12 +250,17 @@ impl<M: Send + 'static> Flock<M> {
     /// Tells the engine of a peer of `channel`; it is dialled as soon as the limits allow.
     ///
     /// # Errors
-    /// The engine is busy or was shut down.
+    /// The engine is busy, which it is, too, while more events are unread than
+    /// [`Builder::events_limit`]; or it was shut down.
     pub fn add_peer(
         &self,
         channel: impl Into<ChannelKey>,
         addr: SocketAddr,
     ) -> Result<(), FlockError> {
+        if self.inner.hub.congested() {
+            // Each find is an event.
+            return Err(FlockError::Busy);
+        }
         let addr = canonical(addr);
         let shard = usize::from(self.inner.homes.of_addr(addr));
         let channel = channel.into();
