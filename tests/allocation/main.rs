@@ -4,6 +4,8 @@
 mod counter;
 #[cfg(test)]
 mod engine;
+#[cfg(test)]
+mod utp;
 
 use bytes::Bytes;
 use counter::allocations;

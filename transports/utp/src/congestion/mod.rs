@@ -252,6 +252,22 @@ impl Controller {
         }
     }
 
+    /// Window and threshold, for a controller that is to [`go_on`](Self::go_on) later.
+    pub(crate) fn kept(&self) -> (u32, u32) {
+        let narrow = |bytes| u32::try_from(bytes).unwrap_or(u32::MAX);
+        (narrow(self.window), narrow(self.threshold))
+    }
+
+    /// Begins where another left off after [`on_idle`](Self::on_idle).
+    pub(crate) fn go_on(&mut self, window: u32, threshold: u32) {
+        self.window = window.into();
+        self.threshold = match threshold {
+            u32::MAX => u64::MAX,
+            threshold => threshold.into(),
+        };
+        self.clamp();
+    }
+
     /// Segments have another size.
     pub(crate) fn on_mss(&mut self, mss: u16) {
         self.mss = mss;

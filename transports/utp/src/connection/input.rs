@@ -107,7 +107,7 @@ impl Connection {
         let window = self.receiver.window();
         self.receiver = Receiver::new(header.seq.previous(), window);
         self.sender
-            .on_connected(incoming.now, incoming.config, header.window, round_trip);
+            .on_connected(incoming.now, header.window, round_trip);
         self.note_time(incoming);
         events.push_back(Event::Connected { key });
         Verdict::Connected { unused }

@@ -1,6 +1,7 @@
 //! One connection: its two halves, its handshake and its end.
 
 mod dial;
+mod flow;
 mod input;
 mod output;
 mod sender;
@@ -36,7 +37,8 @@ pub(crate) struct Connection {
     /// The window last told to the peer.
     advertised: u32,
     last_sent: Instant,
-    linger_until: Option<Instant>,
+    /// Closing ends then at the latest; not closing: in the far future.
+    linger_until: Instant,
     /// Acknowledgements owed.
     acks: u8,
     /// Acknowledgements sent since a gap opened.
@@ -51,8 +53,8 @@ pub(crate) struct Connection {
     pub(crate) listed: bool,
     /// In the endpoint's list of those that received in this batch.
     pub(crate) touched: bool,
-    /// The deadline at which the endpoint looks at it: its own, or an earlier one.
-    pub(crate) armed: Option<Instant>,
+    /// When the endpoint looks at it: at its deadline, or earlier. Without one, in the far future.
+    pub(crate) armed: Instant,
 }
 
 /// The low 32 bits of the clock in microseconds; never zero, which says that there is no time.
@@ -107,7 +109,7 @@ impl Connection {
             took: 0,
             advertised: config.receive_window,
             last_sent: now,
-            linger_until: None,
+            linger_until: Instant::FAR_FUTURE,
             acks: 0,
             gap_acks: 0,
             keepalive_due: false,
@@ -115,7 +117,7 @@ impl Connection {
             closing: false,
             listed: false,
             touched: false,
-            armed: None,
+            armed: Instant::FAR_FUTURE,
         }
     }
 
@@ -146,8 +148,8 @@ impl Connection {
     }
 
     /// Begins the search of the path's MTU with what was found before.
-    pub(crate) fn set_mtu(&mut self, known: u16) {
-        self.sender.set_mtu(known);
+    pub(crate) fn set_mtu(&mut self, config: &Config, known: u16) {
+        self.sender.set_mtu(config, known);
     }
 
     /// What the path was found to carry, if that is more than what all carry.
@@ -195,7 +197,7 @@ impl Connection {
             self.sender.end();
             self.receiver.resume();
             while self.receiver.next_ready().is_some() {}
-            self.linger_until = Some(now + config.linger);
+            self.linger_until = now + config.linger;
         }
     }
 
@@ -257,10 +259,8 @@ impl Connection {
         let keepalive = config.keepalive.filter(|_| !self.quiet);
         let keepalive = keepalive.map(|after| self.last_sent + after);
         let sender = self.sender.deadline().filter(|_| !self.quiet);
-        [keepalive, sender, self.linger_until]
-            .into_iter()
-            .flatten()
-            .min()
+        let linger = self.closing.then_some(self.linger_until);
+        [keepalive, sender, linger].into_iter().flatten().min()
     }
 
     /// Its deadline, or an earlier one, has come. `Err`: it ends, with a RESET.
@@ -272,7 +272,7 @@ impl Connection {
                 Ok(())
             };
         }
-        if self.linger_until.is_some_and(|at| at <= now) {
+        if self.linger_until <= now {
             return Err(CloseReason::Local);
         }
         if !self.quiet && self.sender.on_deadline(now).is_err() {
@@ -293,11 +293,8 @@ mod tests {
 
     #[test]
     fn an_idle_connection_is_small() {
-        assert!(
-            size_of::<Connection>() <= 320,
-            "{}",
-            size_of::<Connection>()
-        );
+        let size = size_of::<Connection>();
+        assert!(size <= 224, "{size}");
     }
 
     #[test]

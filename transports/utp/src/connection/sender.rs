@@ -1,25 +1,19 @@
 //! The sending half of a connection: what goes out when.
 
+use super::flow::{FLOOR, Flow, Learnt, datagram};
 use crate::Config;
-use crate::congestion::{AckInfo, Controller, Pacer};
-use crate::path::{Delay, Mtu, MtuLimits, Rtt};
-use crate::sending::{Acked, Allowance, Fired, Segment, Sending, Timing};
+use crate::congestion::AckInfo;
+use crate::sending::{Fired, Segment, Sending};
 use crate::wire::{HEADER, Header, Kind, Packet, Seq};
 use bytes::Bytes;
 use flock_transport::{Instant, Queued, SendRefused, Train};
 use std::time::Duration;
 
-/// What every path is taken to carry, in bytes of UDP payload: with all headers it fits the
-/// smallest MTU that IPv6 allows.
-const FLOOR: u16 = 1232;
-/// Packets on their way to a peer of unknown make: what the smallest reorder buffer among the
-/// stacks in use holds.
-const PACKETS: u16 = 700;
-/// Packets on their way to a peer whose window is larger than any of those has.
-const PACKETS_MANY: u16 = 16_000;
+/// Beyond this, a peer's window is larger than that of any stack that keeps few packets.
 const WINDOW_LARGE: u32 = 3 << 19;
-/// After so long with nothing to send its memory is given back.
-const REST: Duration = Duration::from_secs(10);
+/// After so long with nothing to send its memory is given back: by then what a burst brought into
+/// queues is gone, and of many peers that were met at once only the latest hold any.
+const REST: Duration = Duration::from_secs(3);
 /// What is known about the window ages in this time without sending, or in a timeout.
 const AGED: Duration = Duration::from_secs(1);
 /// What the system refused is offered again after this time at the latest.
@@ -46,128 +40,10 @@ pub(crate) struct GaveUp;
 pub(crate) struct Sender {
     sending: Sending,
     peer_window: u32,
-    /// What the path was found to carry before; 0: unknown.
-    known_mtu: u16,
+    /// What was known of the path when there was no flow.
+    learnt: Learnt,
     /// Kept while there is something to send, and a little longer.
     flow: Option<Box<Flow>>,
-}
-
-/// What is learnt while data flows.
-#[derive(Debug)]
-struct Flow {
-    rtt: Rtt,
-    delay: Delay,
-    controller: Controller,
-    pacer: Pacer,
-    mtu: Mtu,
-    limits: MtuLimits,
-    many: bool,
-    /// When the pacer lets the next packet go.
-    paced_until: Option<Instant>,
-    persist_at: Option<Instant>,
-    persisted: u8,
-    /// The peer's window is to be tried.
-    insist: bool,
-    last_sent: Instant,
-}
-
-impl Flow {
-    fn new(config: &Config, known: Option<u16>) -> Self {
-        let limits = MtuLimits {
-            floor: FLOOR,
-            cap: config.mtu_max,
-        };
-        let mtu = Mtu::new(limits, known);
-        Self {
-            rtt: Rtt::default(),
-            delay: Delay::default(),
-            controller: Controller::new(config.congestion, payload(mtu.size())),
-            pacer: Pacer::default(),
-            mtu,
-            limits,
-            many: false,
-            paced_until: None,
-            persist_at: None,
-            persisted: 0,
-            insist: false,
-            last_sent: Instant::ZERO,
-        }
-    }
-
-    fn timing(&self) -> Timing {
-        Timing {
-            srtt: self.rtt.smoothed(),
-            min_rtt: self.rtt.shortest(),
-            rto: self.rtt.timeout(),
-        }
-    }
-
-    fn mss(&self) -> u16 {
-        payload(self.mtu.size())
-    }
-
-    fn rate(&self) -> Option<u64> {
-        self.controller.pacing_rate(self.rtt.smoothed())
-    }
-
-    fn allowance(&self, now: Instant, peer_window: u32, hold_short: bool) -> Allowance {
-        let peer_window = if self.insist {
-            u64::MAX
-        } else {
-            peer_window.into()
-        };
-        Allowance {
-            window: self.controller.window(),
-            peer_window,
-            packets: if self.insist {
-                1
-            } else if self.many {
-                PACKETS_MANY
-            } else {
-                PACKETS
-            },
-            mss: self.mss(),
-            probe: self.mtu.probe(now, self.limits).map(payload),
-            hold_short,
-        }
-    }
-
-    /// Whether the pacer lets `segment` go.
-    fn is_paced(&self, now: Instant, segment: &Segment) -> bool {
-        let size = u64::from(segment.size);
-        self.rate()
-            .is_none_or(|rate| self.pacer.budget(now, rate, self.mss()) >= size)
-    }
-
-    /// Draws what an acknowledgement or a deadline brought.
-    fn conclude(&mut self, now: Instant, acked: &Acked) {
-        if acked.spurious {
-            self.controller.on_spurious();
-        }
-        if acked.congestion {
-            self.controller.on_congestion(now);
-        }
-        if let Some(size) = acked.probe_lost {
-            self.mtu.lost(now, datagram(size), false);
-        }
-        if let Some(size) = acked.probe_acked
-            && self.mtu.arrived(datagram(size))
-        {
-            self.controller.on_mss(self.mss());
-        }
-    }
-}
-
-const HEADER_BYTES: u16 = 20;
-const _: () = assert!(HEADER_BYTES as usize == HEADER);
-
-/// Payload of a packet that is `size` bytes of UDP payload.
-fn payload(size: u16) -> u16 {
-    size.saturating_sub(HEADER_BYTES).max(1)
-}
-
-fn datagram(payload: u16) -> u16 {
-    payload.saturating_add(HEADER_BYTES)
 }
 
 impl Sender {
@@ -176,38 +52,33 @@ impl Sender {
             sending: Sending::new(first, config.send),
             // libtorrent's and librqbit's SYN says nothing of their window.
             peer_window: 1 << 20,
-            known_mtu: 0,
+            learnt: Learnt::new(config, None),
             flow: None,
         }
     }
 
     /// Begins the search of the path's MTU with what was found before.
-    pub(crate) fn set_mtu(&mut self, known: u16) {
-        self.known_mtu = known;
+    pub(crate) fn set_mtu(&mut self, config: &Config, known: u16) {
+        self.learnt = Learnt::new(config, Some(known));
     }
 
     /// What the path was found to carry, if that is more than what all carry.
     pub(crate) fn mtu(&self) -> Option<u16> {
-        let size = self.flow.as_ref().map_or(self.known_mtu, |f| f.mtu.size());
+        let size = self.flow.as_ref().map_or(self.learnt.mtu, |f| f.mtu).size();
         (size > FLOOR).then_some(size)
     }
 
     fn flow(&mut self, config: &Config) -> &mut Flow {
-        let known = (self.known_mtu > 0).then_some(self.known_mtu);
+        let learnt = &self.learnt;
         self.flow
-            .get_or_insert_with(|| Box::new(Flow::new(config, known)))
+            .get_or_insert_with(|| Box::new(Flow::new(config, learnt)))
     }
 
-    pub(crate) fn on_connected(
-        &mut self,
-        now: Instant,
-        config: &Config,
-        window: u32,
-        took: Option<Duration>,
-    ) {
+    pub(crate) fn on_connected(&mut self, now: Instant, window: u32, took: Option<Duration>) {
         self.peer_window = window;
         if let Some(took) = took {
-            self.flow(config).rtt.sample(now, took);
+            debug_assert!(self.flow.is_none(), "nothing was sent yet");
+            self.learnt.rtt.sample(now, took);
         }
     }
 
@@ -338,7 +209,7 @@ impl Sender {
         let idle = !self.sending.is_flying() && self.sending.queued() == 0;
         if idle && now >= flow.last_sent + REST {
             self.sending.rest();
-            self.known_mtu = flow.mtu.size();
+            self.learnt = flow.learnt();
             self.flow = None;
         }
         Ok(())

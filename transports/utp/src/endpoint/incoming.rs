@@ -204,7 +204,9 @@ impl Endpoint {
         }
         let (now, from) = (arrived.now, arrived.from);
         let mut connection = Connection::accepted(&self.config, now, from, id, syn, isn);
-        connection.set_mtu(self.mtus.get(from).unwrap_or(0));
+        if let Some(known) = self.mtus.get(from) {
+            connection.set_mtu(&self.config, known);
+        }
         let key = self.connections.insert(connection);
         self.counters.accepted += 1;
         self.events.push_back(Event::Accepted { key, from });

@@ -285,7 +285,9 @@ impl Endpoint {
         let id = self.free_id(&to).ok_or(ConnectRefused::NoFreeId)?;
         let syn = Seq::new(self.rng.random());
         let mut connection = Connection::dialled(&self.config, now, to, id, syn, quiet);
-        connection.set_mtu(self.mtus.get(to).unwrap_or(0));
+        if let Some(known) = self.mtus.get(to) {
+            connection.set_mtu(&self.config, known);
+        }
         let key = self.connections.insert(connection);
         self.list(key.slot);
         self.arm(key.slot);
@@ -420,7 +422,7 @@ impl Endpoint {
             let Some(connection) = self.connections.at_mut(slot) else {
                 continue;
             };
-            connection.armed = None;
+            connection.armed = Instant::FAR_FUTURE;
             if let Err(reason) = connection.on_deadline(now, &self.config) {
                 let tell_peer = !connection.is_dialling();
                 self.drop_connection(now, slot, reason, tell_peer);
@@ -507,8 +509,8 @@ impl Endpoint {
         let Some(at) = connection.deadline(&self.config) else {
             return;
         };
-        if connection.armed.is_none_or(|armed| at < armed) {
-            connection.armed = Some(at);
+        if at < connection.armed {
+            connection.armed = at;
             self.deadlines.set(slot, Some(at));
         }
     }

@@ -149,3 +149,46 @@ fn a_run_replays_from_its_seed() {
     };
     assert!(run() == run());
 }
+
+#[test]
+fn a_rest_forgets_no_round_trip() {
+    let mut pair = Pair::new(5);
+    let [first, _] = pair.establish();
+    pair.run_for(Duration::from_secs(20));
+    pair.loss = 1.0;
+    pair.sent.clear();
+    pair.sides[0].endpoint.send(first, "late".into()).unwrap();
+    let sent = pair.now;
+    let data = |pair: &Pair| {
+        pair.sent
+            .iter()
+            .filter(|(_, bytes)| bytes[0] == 0x01)
+            .count()
+    };
+    pair.run_until(|pair| data(pair) == 2);
+    // A tail loss probe after two round trips, and not the timeout of an unknown path, which is a
+    // second; the clock stands at what is due next.
+    let after = pair.now - sent;
+    assert!(after < Duration::from_millis(400), "{after:?}");
+}
+
+#[test]
+fn a_rest_forgets_no_window() {
+    let mut pair = Pair::new(6);
+    let [first, _] = pair.establish();
+    let window = |pair: &mut Pair, size: usize| {
+        let (before, bytes) = (pair.sides[1].stream.len(), vec![1; size]);
+        pair.sides[0].endpoint.send(first, bytes.into()).unwrap();
+        let begin = pair.now;
+        pair.run_until(|pair| pair.sides[1].stream.len() == before + size);
+        pair.now - begin
+    };
+    let cold = window(&mut pair, 400_000);
+    pair.run_for(Duration::from_secs(20));
+    // Slow start goes as far as the window went before, but not from there.
+    let warm = window(&mut pair, 400_000);
+    assert!(
+        warm <= cold && warm > Duration::from_millis(30),
+        "{cold:?}, {warm:?}"
+    );
+}
