@@ -74,7 +74,8 @@ fn two_engines_meet_and_echo(ground: Ground) {
 
 fn events_come_in_the_order_of_the_seed(ground: Ground) {
     let (a, b) = (
-        engine(ground).start().unwrap(),
+        // It waits for the other's end for longer than that waits for somebody to accept.
+        engine(ground).linger(PATIENCE).start().unwrap(),
         engine(ground).start().unwrap(),
     );
     let addr = local(a.listen(0).unwrap());
