@@ -137,11 +137,18 @@ fn thousands_of_silent_peers_are_bounded_and_end(backend: Backend) {
     let to = local(flock.listen(0).unwrap());
     let mut healthy = RawPeer::handshake(to, &id(1));
     silent_wave(&flock, to);
-    let after_one = resident();
-    silent_wave(&flock, to);
-    let growth = resident().saturating_sub(after_one);
-    // Other tests run beside this one; a leak of a kilobyte for each silent peer would be more.
-    assert!(growth < 8 << 10, "{growth} KiB more after the same again");
+    // Other tests run beside this one and take memory, too, but not during each wave; a leak of a
+    // kilobyte for each silent peer would be more every time.
+    let mut growths = Vec::new();
+    while growths.iter().all(|growth| *growth >= 8 << 10) {
+        assert!(
+            growths.len() < 5,
+            "{growths:?} KiB more after the same again"
+        );
+        let before = resident();
+        silent_wave(&flock, to);
+        growths.push(resident().saturating_sub(before));
+    }
     healthy.stream.write_all(b"still here").unwrap();
     echo_works(&flock, to, 9);
     assert_eq!(flock.stats().connected, 1);
