@@ -194,7 +194,7 @@ impl<'a> Transfer<'a> {
     /// The dial was given up, for which there was a reason.
     fn never_met(&self) -> bool {
         let closed = self.flow(0).and_then(Flow::closed);
-        let lost = self.reports().iter().any(|report| report.dropped() > 0);
+        let lost = self.reports().into_iter().any(|report| lost(report) > 0);
         lost && self.flow(1).is_none() && closed == Some(CloseReason::ConnectTimeout)
     }
 
@@ -220,7 +220,7 @@ impl<'a> Transfer<'a> {
     }
 
     fn look(&mut self) -> Result<(), String> {
-        let dropped: u64 = self.reports().map(LinkReport::dropped).iter().sum();
+        let dropped: u64 = self.reports().map(lost).iter().sum();
         for end in [0, 1] {
             let Some(flow) = self.flow(end) else {
                 // Nothing can be missed before there is a connection.
@@ -236,7 +236,9 @@ impl<'a> Transfer<'a> {
             let dark = self.is_dark(now);
             let watch = &mut self.watch[end];
             let idle = given <= came;
-            let stalled = watch.stalled(now, came, dropped, dark || idle, self.patience);
+            let unknown = came <= FIRST_FLIGHT;
+            let patience = self.patience + if unknown { RTO_FIRST } else { Duration::ZERO };
+            let stalled = watch.stalled(now, came, dropped, dark || idle, patience);
             if stalled {
                 return Err(format!(
                     "end {end} at {now:?}: nothing new comes although nothing was lost lately, \
@@ -247,6 +249,11 @@ impl<'a> Transfer<'a> {
         }
         Ok(())
     }
+}
+
+/// Packets that did not arrive as they were.
+fn lost(report: &LinkReport) -> u64 {
+    report.dropped() + report.damaged
 }
 
 /// Three retransmission timeouts of this path when its queues are full.
@@ -272,6 +279,11 @@ fn patience(case: &Case) -> Duration {
 
 /// The least retransmission timeout.
 const RTO_MIN: Duration = Duration::from_millis(250);
+
+/// The timeout of a sender that has not measured a round trip yet (RFC 6298, section 2.1), which it
+/// may not have before all it began with has come, in bytes: an acknowledgement was lost.
+const RTO_FIRST: Duration = Duration::from_secs(1);
+const FIRST_FLIGHT: u64 = 10 * 1_452;
 
 /// No connection is given up earlier.
 const GIVE_UP: Duration = Duration::from_secs(20);

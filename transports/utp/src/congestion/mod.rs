@@ -155,6 +155,11 @@ impl Controller {
     }
 
     pub(crate) fn on_ack(&mut self, ack: &AckInfo) {
+        // More than a window was sent in another one, before a timeout, and says nothing of this.
+        let ack = &AckInfo {
+            bytes: ack.bytes.min(self.window),
+            ..*ack
+        };
         if let Law::Plus(plus) = &mut self.law {
             plus.slow_down(ack, &mut self.window, &mut self.threshold, self.mss);
         }

@@ -5,8 +5,9 @@ use std::time::Duration;
 /// queue that is being measured.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Pacer {
-    /// Until when what was sent has had its time; later than now: in debt.
+    /// Until when what was sent has had its time, at the rate below; later than now: in debt.
     paid_until: Instant,
+    rate: u64,
 }
 
 /// A burst is what the rate brings in this time …
@@ -37,7 +38,7 @@ impl Pacer {
     /// Bytes that may go now.
     pub(crate) fn budget(&self, now: Instant, rate: u64, mss: u16) -> u64 {
         let burst = burst(rate, mss);
-        let debt = self.paid_until.since(now);
+        let debt = self.debt(now, rate);
         let nanos = burst.saturating_sub(debt).as_nanos();
         let bytes = nanos * u128::from(rate) / 1_000_000_000;
         u64::try_from(bytes).unwrap_or(u64::MAX)
@@ -46,13 +47,24 @@ impl Pacer {
     /// Bytes were sent.
     pub(crate) fn sent(&mut self, now: Instant, bytes: u64, rate: u64) {
         // Time in which nothing was sent is not saved up beyond a burst.
-        self.paid_until = self.paid_until.max(now) + time(bytes, rate);
+        self.paid_until = now + self.debt(now, rate) + time(bytes, rate);
+        self.rate = rate;
+    }
+
+    /// What was sent is owed in bytes: at another rate it takes another time.
+    fn debt(&self, now: Instant, rate: u64) -> Duration {
+        let debt = self.paid_until.since(now);
+        if debt.is_zero() || rate == self.rate {
+            return debt;
+        }
+        let nanos = debt.as_nanos() * u128::from(self.rate) / u128::from(rate.max(1));
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
     /// When a segment may go; `now` if it may already.
     pub(crate) fn next(&self, now: Instant, rate: u64, mss: u16) -> Instant {
         let wanted = time(mss.into(), rate);
-        let debt = self.paid_until.since(now);
+        let debt = self.debt(now, rate);
         let room = burst(rate, mss).saturating_sub(wanted);
         // A little later than just enough for one, for trains of some length.
         now + debt.saturating_sub(room / 2)
@@ -103,6 +115,23 @@ mod tests {
                 assert!(most <= (rate / 1_000).max(2 * 1_452), "{rate}: {most}");
             }
         }
+    }
+
+    #[test]
+    fn a_debt_is_paid_at_the_rate_there_is() {
+        let mut pacer = Pacer::default();
+        let now = Instant::from_nanos(1 << 50);
+        pacer.sent(now, 10_000, 1_000);
+        assert_eq!(
+            pacer.next(now, 1_000, 1_000) - now,
+            Duration::from_millis(9_500)
+        );
+        assert_eq!(
+            pacer.next(now, 1_000_000, 1_000) - now,
+            Duration::from_micros(9_500)
+        );
+        let later = now + Duration::from_millis(8);
+        assert_eq!(pacer.budget(later, 1_000_000, 1_000), 0);
     }
 
     #[test]

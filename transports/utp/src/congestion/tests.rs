@@ -170,6 +170,26 @@ fn a_mistaken_event_is_taken_back() {
 }
 
 #[test]
+fn what_was_sent_before_a_timeout_does_not_open_the_window_at_once() {
+    for mut controller in [ledbat(), plus(), Controller::new(Congestion::Cubic, MSS)] {
+        controller.window = 100 * u64::from(MSS);
+        controller.on_timeout(Instant::ZERO);
+        let before = controller.window();
+        controller.on_ack(&AckInfo {
+            now: Instant::ZERO + BASE,
+            bytes: 46 * u64::from(MSS),
+            srtt: BASE,
+            rtt: BASE,
+            min_rtt: BASE,
+            queueing: None,
+            app_limited: false,
+            recovering: false,
+        });
+        assert!(controller.window() <= 2 * before, "{controller:?}");
+    }
+}
+
+#[test]
 fn a_fixed_rate_stays() {
     let mut controller = Controller::new(Congestion::FixedRate(1_000_000), MSS);
     controller.on_congestion(Instant::ZERO);

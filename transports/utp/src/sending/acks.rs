@@ -13,7 +13,9 @@ pub(crate) struct Acked {
     pub(crate) bytes: u64,
     /// Packets the peer newly has.
     pub(crate) packets: u32,
-    /// Round trip of the latest-sent of them that was sent once (Karn).
+    /// Round trip of the latest-sent of them that was sent once. None of what an acknowledgement
+    /// covers gives one if any of it was sent again: the rest may have waited for that, or for an
+    /// acknowledgement that was lost (Karn's rule, as Linux reads it).
     pub(crate) rtt: Option<Duration>,
     /// Bytes newly taken for lost.
     pub(crate) lost: u64,
@@ -63,8 +65,12 @@ impl Sending {
         }
         active.timers.heard();
         let micros = Micros::of(now);
+        let mut repeated = false;
         for _ in 0..count {
-            active.take_acked(micros, timing, &mut acked);
+            repeated |= active.take_acked(micros, timing, &mut acked);
+        }
+        if repeated {
+            acked.rtt = None;
         }
         let sacked = active.take_sack(micros, ack, sack, timing, &mut acked);
         self.acked = active.buffer.start();
@@ -78,18 +84,21 @@ impl Sending {
 }
 
 impl Active {
-    /// Takes the oldest record, which is acknowledged.
-    fn take_acked(&mut self, now: Micros, timing: &Timing, acked: &mut Acked) {
+    /// Takes the oldest record, which is acknowledged; whether it is news of a packet that was
+    /// sent again.
+    fn take_acked(&mut self, now: Micros, timing: &Timing, acked: &mut Acked) -> bool {
         let seq = self.records.first();
         let Some(record) = self.records.pop() else {
-            return;
+            return false;
         };
-        if record.fate != Fate::Sacked {
+        let news = record.fate != Fate::Sacked;
+        if news {
             self.deliver(now, seq, record, timing, acked);
         }
         acked.fin |= record.fin;
         let place = self.buffer.start() + u64::from(record.size);
         self.buffer.free(place);
+        news && record.repeated
     }
 
     /// Marks what arrived out of order; whether any of it is news.
@@ -114,7 +123,12 @@ impl Active {
                 };
                 let record = self.records.get(index);
                 if record.fate != Fate::Sacked {
+                    let before = acked.rtt;
                     self.deliver(now, seq, record, timing, acked);
+                    if record.fate == Fate::Lost {
+                        // Taken for lost long before: whoever said so earlier was not heard.
+                        acked.rtt = before;
+                    }
                     self.records
                         .change(index, |record| record.fate = Fate::Sacked);
                     news = true;

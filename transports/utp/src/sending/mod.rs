@@ -240,9 +240,11 @@ impl Sending {
         self.active.as_ref().is_some_and(|a| a.records.waiting > 0)
     }
 
-    /// Whether lost packets are being replaced.
+    /// Whether lost packets are being replaced within a window that was cut for it. After a timeout
+    /// the window begins anew, and grows with what is replaced.
     pub(crate) fn in_recovery(&self) -> bool {
-        self.active.as_ref().is_some_and(|a| a.episode.is_some())
+        let episode = self.active.as_ref().and_then(|a| a.episode.as_ref());
+        episode.is_some_and(|episode| !episode.timeout)
     }
 
     /// Whether there is something to send that only the peer's window holds back.

@@ -49,6 +49,23 @@ fn segments_have_the_size_of_the_path_and_the_last_what_is_left() {
 }
 
 #[test]
+fn what_a_repetition_uncovers_is_no_round_trip() {
+    let mut sending = flight(4);
+    // Three of four arrived, and all acknowledgements were lost.
+    assert_eq!(
+        sending.on_deadline(at(300), &timing()),
+        Some(Fired::Timeout)
+    );
+    let once = Allowance {
+        window: 1_000,
+        ..wide()
+    };
+    assert_eq!(numbers(&flush(&mut sending, at(300), &once)), [0xfffe]);
+    let acked = ack(&mut sending, 9_000, 0xffff, &[1]);
+    assert_eq!((acked.packets, acked.rtt), (3, None));
+}
+
+#[test]
 fn windows_limit_what_goes() {
     let mut sending = Sending::new(Seq::new(0), limits());
     sending.send(Bytes::from(vec![0; 100_000])).unwrap();
