@@ -406,8 +406,9 @@ impl<M: Send + 'static> Flock<M> {
     }
 
     /// Stops listening and dialling, closes every connection in good order, and after `within`
-    /// the hard way. Blocks until all shards have ended, whether or not events are read; called by
-    /// a handler it does not block, since its own shard is among them.
+    /// the hard way; of several calls the one whose time is over first counts. Blocks until all
+    /// shards have ended, whether or not events are read; called by a handler it does not block,
+    /// since its own shard is among them.
     pub fn shutdown(&self, within: Duration) {
         self.begin_shutdown(within);
         if not_on_a_shard().is_err() {
@@ -454,13 +455,12 @@ impl<M: Send + 'static> Inner<M> {
     }
 
     fn begin_shutdown(&self, within: Duration) {
-        if !self.over.swap(true, Ordering::AcqRel) {
-            for sender in &self.senders {
-                sender.send_protocol(Mail::Command(Command::Shutdown { within }));
-            }
-            if let Some(exchange) = &self.exchange {
-                exchange.close();
-            }
+        self.over.store(true, Ordering::Release);
+        for sender in &self.senders {
+            sender.send_protocol(Mail::Command(Command::Shutdown { within }));
+        }
+        if let Some(exchange) = &self.exchange {
+            exchange.close();
         }
     }
 }
@@ -470,7 +470,9 @@ pub(super) const DROP_SHUTDOWN: Duration = Duration::from_secs(5);
 
 impl<M: Send + 'static> Drop for Inner<M> {
     fn drop(&mut self) {
-        self.begin_shutdown(DROP_SHUTDOWN);
+        if !self.over.load(Ordering::Acquire) {
+            self.begin_shutdown(DROP_SHUTDOWN);
+        }
     }
 }
 

@@ -190,7 +190,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
 
     /// Starts nothing any more, says goodbye to everybody, and gives them `within` to answer.
     fn shut_down(&mut self, now: Instant, within: Duration) {
-        self.ending.get_or_insert(now + within);
+        let at = now + within;
+        // Who asks again for less has lost patience.
+        self.ending = Some(self.ending.map_or(at, |ending| ending.min(at)));
         self.unlisten(|_| true);
         self.swarm.suspend_starts(now, true);
         let keys: Vec<_> = self.links.table.iter().map(|(key, _)| key).collect();

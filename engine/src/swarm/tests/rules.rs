@@ -362,3 +362,19 @@ fn a_retry_may_be_for_never() {
     swarm.on_deadline(at(1 << 32));
     assert!(dials(&mut swarm).is_empty());
 }
+
+#[test]
+fn what_is_unbanned_is_dialled() {
+    let mut swarm = swarm(0);
+    let target = BanTarget::from(addr(1));
+    swarm.ban(at(1), &target, None, None);
+    swarm.add_peer(at(1), "c".into(), addr(1));
+    let (events, dials) = drain(&mut swarm);
+    assert_eq!(
+        (&events[..], dials.len()),
+        (&["peer-banned", "peer-rejected"][..], 0)
+    );
+    swarm.unban(&target);
+    swarm.add_peer(at(1), "c".into(), addr(1));
+    assert_eq!(drain(&mut swarm).1.len(), 1);
+}
