@@ -17,7 +17,8 @@ pub struct Config {
     /// Remembered half-open handshakes of one IPv4 address or IPv6 /64; a network (/24 or /48)
     /// may have four times as many.
     pub half_open_per_host: u32,
-    /// How long a half-open handshake is remembered.
+    /// How long a half-open handshake is remembered. Initiators may have nothing to say at first:
+    /// libutp and others confirm only with their first data.
     pub half_open_life: Duration,
     /// How long a dial may take.
     pub connect_timeout: Duration,
@@ -31,8 +32,8 @@ pub struct Config {
     pub tombstone_life: Duration,
     /// Finished connections remembered at the most.
     pub tombstones_max: u32,
-    /// After so long without sending anything, a packet keeps middleboxes from forgetting the
-    /// path. `None`: never.
+    /// After so long without sending anything, or up to an eighth less, a packet keeps middleboxes
+    /// from forgetting the path. `None`: never.
     pub keepalive: Option<Duration>,
     /// How long a closing connection waits for the peer's end before it is reset.
     pub linger: Duration,
@@ -58,7 +59,7 @@ impl Default for Config {
             accept: true,
             half_open_max: 1 << 16,
             half_open_per_host: 256,
-            half_open_life: Duration::from_secs(8),
+            half_open_life: Duration::from_secs(12),
             connect_timeout: Duration::from_secs(18),
             receive_window: 16 << 20,
             receive_total: 256 << 20,

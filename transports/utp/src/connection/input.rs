@@ -32,6 +32,8 @@ pub(crate) struct Incoming<'a> {
 pub(crate) enum Verdict {
     /// It was of this connection.
     Taken,
+    /// The same, but its selective acknowledgement names what was never sent, and was not taken.
+    Doubtful,
     /// The dial was answered. The id of the attempt that was not is free.
     Connected {
         /// The id that is not used any more.
@@ -61,13 +63,22 @@ impl Connection {
             return Verdict::Invalid;
         }
         self.note_time(incoming);
+        let honest = Packet {
+            sack: incoming
+                .packet
+                .sack
+                .filter(|sack| self.may_select(header.ack, sack)),
+            ..*incoming.packet
+        };
+        let doubtful = honest.sack != incoming.packet.sack;
         self.sender
-            .on_ack(incoming.now, incoming.config, incoming.packet, self.took);
+            .on_ack(incoming.now, incoming.config, &honest, self.took);
         let arrival = match header.kind {
             Kind::Data => self
                 .receiver
                 .on_data(header.seq, incoming.payload, incoming.room),
             Kind::Fin => self.receiver.on_fin(header.seq),
+            Kind::State | Kind::Syn | Kind::Reset if doubtful => return Verdict::Doubtful,
             Kind::State | Kind::Syn | Kind::Reset => return Verdict::Taken,
         };
         if arrival == Arrival::Deliver && !self.closing && !incoming.range.is_empty() {
@@ -76,10 +87,10 @@ impl Connection {
         }
         self.deliver_ready(key, events);
         self.owe_ack(arrival);
-        if arrival == Arrival::Beyond {
-            Verdict::Dropped
-        } else {
-            Verdict::Taken
+        match arrival {
+            Arrival::Beyond => Verdict::Dropped,
+            _ if doubtful => Verdict::Doubtful,
+            _ => Verdict::Taken,
         }
     }
 
@@ -109,6 +120,8 @@ impl Connection {
         self.sender
             .on_connected(incoming.now, header.window, round_trip);
         self.note_time(incoming);
+        // Whether or not there is data: an acceptor forgets what is not confirmed.
+        self.acks = 1;
         events.push_back(Event::Connected { key });
         Verdict::Connected { unused }
     }
@@ -131,6 +144,14 @@ impl Connection {
         let last = self.sender.oldest().previous();
         let behind = last.distance_to(ack);
         behind >= -far && ack.distance_to(self.sender.next_seq()) > 0
+    }
+
+    /// Whether all that a selective acknowledgement names was sent: bit `i` is packet `ack + 2 + i`.
+    fn may_select(&self, ack: Seq, sack: &[u8]) -> bool {
+        let used = sack.iter().rposition(|&byte| byte != 0);
+        let highest = used.map_or(0, |at| at * 8 + 7 - sack[at].leading_zeros() as usize);
+        let unsent = usize::try_from(ack.distance_to(self.sender.next_seq())).unwrap_or(0);
+        used.is_none() || highest + 2 < unsent
     }
 
     fn note_time(&mut self, incoming: &Incoming<'_>) {

@@ -174,14 +174,16 @@ impl HalfOpen {
         Confirmation::Refused
     }
 
-    /// The peer gave up a handshake that it began, proving that it saw our answer.
-    pub(crate) fn on_reset(&mut self, from: &SocketAddr, recv_id: u16, ack: Seq) {
+    /// The peer gives up a handshake that it began; whether it proves that it saw our answer.
+    pub(crate) fn on_reset(&mut self, from: &SocketAddr, recv_id: u16, ack: Seq) -> bool {
         let flow = Flow::new(from, recv_id);
         let known = self.ring.get_mut(&flow);
         let isn = known.map(|pending| Seq::new(pending.isn));
-        if isn.is_some_and(|isn| ack == isn || ack.next() == isn) {
+        let proven = isn.is_some_and(|isn| ack == isn || ack.next() == isn);
+        if proven {
             self.remove(from, &flow);
         }
+        proven
     }
 
     fn is_crowded(&self, from: &SocketAddr) -> bool {
@@ -284,7 +286,7 @@ mod tests {
         let isn = table
             .on_syn(NOW, &addr(1), 8, Seq::new(1), &mut rng)
             .unwrap();
-        let later = NOW + Duration::from_secs(9);
+        let later = NOW + Duration::from_secs(13);
         let answer = table.confirm(later, &addr(1), 8, Seq::new(2), isn.previous());
         assert_eq!(answer, Confirmation::Unknown);
         assert_eq!((table.len(), table.sources.len()), (0, 0));

@@ -132,7 +132,7 @@ impl Endpoint {
                     self.connections.remove_flow(&peer, unused, slot);
                 }
             }
-            Verdict::Invalid => self.counters.invalid += 1,
+            Verdict::Invalid | Verdict::Doubtful => self.counters.invalid += 1,
             Verdict::Dropped => self.counters.beyond_window += 1,
             Verdict::Taken | Verdict::Reset => {}
         }
@@ -234,8 +234,11 @@ impl Endpoint {
                 return self.drop_connection(arrived.now, slot, reason, false);
             }
         }
-        for recv_id in [id, id.wrapping_add(1)] {
-            self.half_open.on_reset(&arrived.from, recv_id, ack);
+        let given_up = [id, id.wrapping_add(1)]
+            .into_iter()
+            .filter(|&recv_id| self.half_open.on_reset(&arrived.from, recv_id, ack));
+        if given_up.count() == 0 {
+            self.counters.resets_ignored += 1;
         }
     }
 

@@ -142,7 +142,8 @@ pub struct Counters {
     pub bytes_out: u64,
     /// Datagrams that are no uTP packet.
     pub malformed: u64,
-    /// Packets of a connection that acknowledged what was never sent or had an impossible number.
+    /// Packets of a connection that acknowledged what was never sent or had an impossible number:
+    /// dropped, or taken without the selective acknowledgement that did so.
     pub invalid: u64,
     /// Packets whose payload was outside the window.
     pub beyond_window: u64,
@@ -170,6 +171,9 @@ pub struct Counters {
     pub resets_withheld: u64,
     /// RESETs that ended a connection.
     pub resets_received: u64,
+    /// RESETs that ended nothing: for no connection or handshake, or with a number that its peer
+    /// would not send (in the manner of RFC 5961, section 3).
+    pub resets_ignored: u64,
     /// Replies for which there was no room.
     pub replies_dropped: u64,
     /// Trains that were not taken.
@@ -209,6 +213,9 @@ pub struct Endpoint {
     held_back: bool,
     counters: Counters,
 }
+
+/// Deadlines served in one call: some tenths of a millisecond.
+const DUE_AT_ONCE: u32 = 1024;
 
 /// Networks whose path MTU is remembered.
 const MTUS_MAX: usize = 16 * 1024;
@@ -415,10 +422,14 @@ impl Endpoint {
         self.deadlines.first()
     }
 
-    /// Looks after every connection whose deadline has come;
-    /// [`poll_transmit`](Self::poll_transmit) follows.
+    /// Looks after connections whose deadline has come;
+    /// [`poll_transmit`](Self::poll_transmit) follows. It does not take long: where many are due,
+    /// [`next_deadline`](Self::next_deadline) stays in the past, for another call.
     pub fn on_deadline(&mut self, now: Instant) {
-        while let Some(slot) = self.deadlines.pop_due(now) {
+        for _ in 0..DUE_AT_ONCE {
+            let Some(slot) = self.deadlines.pop_due(now) else {
+                return;
+            };
             let Some(connection) = self.connections.at_mut(slot) else {
                 continue;
             };

@@ -1,5 +1,6 @@
 mod closing;
 mod handshake;
+mod idle;
 mod pair;
 mod receiving;
 mod scripted;

@@ -88,6 +88,10 @@ fn a_reset_counts_with_either_id_and_a_plausible_number() {
         let reason = CloseReason::PeerReset;
         let closed = counts.then_some((key, reason));
         assert_eq!(it.closed(), closed, "{id} {ack}");
+        let counters = it.side.endpoint.counters();
+        let counted = (counters.resets_received, counters.resets_ignored);
+        let expected = if counts { (1, 0) } else { (0, 1) };
+        assert_eq!(counted, expected, "{id} {ack}");
     }
     let mut it = Scripted::new(Config::default());
     it.side.endpoint.connect(it.now, it.peer).unwrap();

@@ -48,6 +48,25 @@ fn a_repeated_syn_gets_the_identical_answer() {
 }
 
 #[test]
+fn a_peer_may_take_ten_seconds_to_say_something() {
+    let mut it = Scripted::new(Config::default());
+    let isn = it.give(&packet(Kind::Syn, 40, 100, 0), b"")[0].seq.get();
+    it.now = it.now + Duration::from_secs(10);
+    it.give(&packet(Kind::Data, 41, 101, isn.wrapping_sub(1)), b"late");
+    assert_eq!(it.side.stream, b"late");
+}
+
+#[test]
+fn a_dialler_with_nothing_to_say_confirms() {
+    let mut pair = Pair::new(1);
+    let first = pair.dial();
+    pair.run_until(|pair| pair.sides[1].key().is_some());
+    pair.run_for(Duration::from_secs(60));
+    pair.sides[0].endpoint.send(first, "late".into()).unwrap();
+    pair.run_until(|pair| pair.sides[1].stream == b"late");
+}
+
+#[test]
 fn only_the_exact_number_confirms() {
     let mut it = Scripted::new(Config::default());
     let isn = it.give(&packet(Kind::Syn, 40, 100, 0), b"")[0].seq.get();
