@@ -19,3 +19,5 @@ pub use congestion::Congestion;
 pub use endpoint::{ConnectRefused, Counters, Endpoint, Event, Key};
 pub use flock_transport::{Queued, SendLimits, SendRefused};
 pub use steer::steer;
+#[cfg(fuzzing)]
+pub use wire::recode;

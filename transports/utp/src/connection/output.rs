@@ -1,7 +1,7 @@
 use super::sender::Flight;
 use super::{Connection, micros};
 use crate::config::Config;
-use crate::wire::{Header, Kind, Seq};
+use crate::wire::{Header, Kind, Seq, State};
 use flock_transport::{Instant, Train};
 
 /// What went into a train, to be told when the train was not taken.
@@ -147,19 +147,11 @@ impl Connection {
             header.ack = header.ack.previous();
         }
         let (bits, len) = self.receiver.selective();
-        let mut packet = [0; 20 + 2 + crate::receiving::SACK_MAX];
-        let size = if len > 0 && self.acks > 0 {
-            packet[..20].copy_from_slice(&header.encode(1));
-            packet[21] = u8::try_from(len).unwrap_or(0);
-            packet[22..22 + len].copy_from_slice(&bits[..len]);
-            22 + len
-        } else {
-            packet[..20].copy_from_slice(&header.encode(0));
-            20
-        };
+        let state = State::encode(&header, if self.acks > 0 { &bits[..len] } else { &[] });
+        let bytes = state.as_bytes();
         for _ in 0..self.acks.max(1) {
-            if train.fits(size, 1) {
-                train.push_datagram(size, &packet[..size]);
+            if train.fits(bytes.len(), 1) {
+                train.push_datagram(bytes.len(), bytes);
             }
         }
         self.note_sent(now, &header);

@@ -1,7 +1,7 @@
 //! The receiving half of a connection: what arrives in order is passed on at once, what arrives
 //! ahead of a gap or for a paused application is kept, within a window.
 
-use crate::wire::Seq;
+use crate::wire::{SACK_MAX, Seq};
 use bytes::Bytes;
 use std::collections::VecDeque;
 
@@ -18,9 +18,6 @@ const COST_MIN: u32 = 256;
 /// What a peer may send beyond the window: it cannot know of a window that shrinks while a packet
 /// is on its way.
 const TOLERANCE: u32 = 2048;
-
-/// Bytes of selective acknowledgement at the most.
-pub(crate) const SACK_MAX: usize = 32;
 
 /// What became of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

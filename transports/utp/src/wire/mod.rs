@@ -74,6 +74,36 @@ impl Header {
     }
 }
 
+/// Bytes of selective acknowledgement that we send at the most.
+pub(crate) const SACK_MAX: usize = 32;
+
+/// A STATE as it is sent.
+pub(crate) struct State {
+    bytes: [u8; HEADER + 2 + SACK_MAX],
+    len: usize,
+}
+
+impl State {
+    /// With these bits behind the header, at most [`SACK_MAX`] bytes of them; none: without the
+    /// extension.
+    pub(crate) fn encode(header: &Header, sack: &[u8]) -> Self {
+        let mut bytes = [0; HEADER + 2 + SACK_MAX];
+        let mut len = HEADER;
+        bytes[..HEADER].copy_from_slice(&header.encode(u8::from(!sack.is_empty())));
+        if !sack.is_empty() {
+            debug_assert!(sack.len() <= SACK_MAX, "as many as are kept");
+            bytes[HEADER + 1] = u8::try_from(sack.len()).unwrap_or(u8::MAX);
+            len += 2 + sack.len();
+            bytes[HEADER + 2..len].copy_from_slice(sack);
+        }
+        Self { bytes, len }
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Packet<'a> {
     pub(crate) header: Header,
@@ -118,4 +148,25 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<Packet<'_>> {
         sack,
         payload: at,
     })
+}
+
+/// For the fuzzer: what is understood of a datagram is understood of its encoding, too.
+#[cfg(fuzzing)]
+pub fn recode(datagram: &[u8]) {
+    let Some(packet) = decode(datagram) else {
+        return;
+    };
+    assert!(packet.payload <= datagram.len() && packet.payload >= HEADER);
+    let sack = packet.sack.unwrap_or_default();
+    let sack = &sack[..sack.len().min(SACK_MAX)];
+    let state = State::encode(&packet.header, sack);
+    let again = decode(state.as_bytes()).expect("our own encoding");
+    assert_eq!(again.header, packet.header);
+    assert_eq!(again.sack.unwrap_or_default(), sack);
+    assert_eq!(again.payload, state.as_bytes().len());
+    let bare = packet.header.encode(0);
+    assert_eq!(
+        decode(&bare).map(|packet| packet.header),
+        Some(packet.header)
+    );
 }
