@@ -18,6 +18,7 @@ pub(crate) use output::Filled;
 use sender::Sender;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 /// Acknowledgements sent one by one while a gap is new: peers take it for a loss after three.
 const GAP_ACKS: u8 = 4;
@@ -96,6 +97,17 @@ impl Connection {
         connection.recv_id = recv_id;
         connection.send_id = recv_id.wrapping_sub(1);
         connection
+    }
+
+    /// The initiator took so long to confirm our answer, the time in which it had nothing to say
+    /// included.
+    pub(crate) fn confirmed_after(&mut self, now: Instant, took: Duration) {
+        // A timeout is three first round trips, and a second without one (RFC 6298, section 2):
+        // what says too much must not make it later.
+        const BELIEVED: Duration = Duration::from_millis(333);
+        if took <= BELIEVED {
+            self.sender.on_round_trip(now, took);
+        }
     }
 
     fn new(config: &Config, now: Instant, peer: SocketAddr, ack: Seq, first: Seq) -> Self {

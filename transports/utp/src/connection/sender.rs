@@ -77,9 +77,14 @@ impl Sender {
     pub(crate) fn on_connected(&mut self, now: Instant, window: u32, took: Option<Duration>) {
         self.peer_window = window;
         if let Some(took) = took {
-            debug_assert!(self.flow.is_none(), "nothing was sent yet");
-            self.learnt.rtt.sample(now, took);
+            self.on_round_trip(now, took);
         }
+    }
+
+    /// The handshake was a round trip.
+    pub(crate) fn on_round_trip(&mut self, now: Instant, took: Duration) {
+        debug_assert!(self.flow.is_none(), "nothing was sent yet");
+        self.learnt.rtt.sample(now, took);
     }
 
     pub(crate) fn push(&mut self, data: Bytes) -> Result<Queued, SendRefused> {

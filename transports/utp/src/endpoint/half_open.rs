@@ -12,6 +12,7 @@ use hashbrown::HashMap;
 use rand::Rng;
 use rand::rngs::StdRng;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 /// Answers to repetitions of one SYN, so that what is sent never exceeds what was received.
 const REPLAYS_MAX: u8 = 3;
@@ -39,6 +40,8 @@ pub(crate) enum Confirmation {
         syn: Seq,
         /// Our first number.
         isn: Seq,
+        /// Time since our answer, if there was only one and it is known.
+        took: Option<Duration>,
     },
     /// Not yet, but it may be of a handshake: it is to be dropped silently.
     Refused,
@@ -145,11 +148,13 @@ impl HalfOpen {
         self.expire(now);
         let flow = Flow::new(from, recv_id);
         let isn = ack.next();
+        let age = self.ring.age(now, &flow);
         if let Some(pending) = self.ring.get_mut(&flow) {
             if pending.isn == isn.get() {
                 let syn = Seq::new(pending.syn);
+                let took = age.filter(|_| pending.replays == 0);
                 self.remove(from, &flow);
-                return Confirmation::Confirmed { syn, isn };
+                return Confirmation::Confirmed { syn, isn, took };
             }
             pending.wrong += 1;
             self.counts.wrong += 1;
@@ -167,7 +172,8 @@ impl HalfOpen {
         // The first packet after a SYN; if it is lost, its repetition confirms.
         let syn = seq.previous();
         if self.cookies.check(now, from, recv_id, syn.get(), isn.get()) {
-            return Confirmation::Confirmed { syn, isn };
+            let took = None;
+            return Confirmation::Confirmed { syn, isn, took };
         }
         self.counts.wrong += 1;
         self.guesses.take(now, from, WRONG_COOKIES);
@@ -226,7 +232,6 @@ fn decrement(sources: &mut HashMap<u64, u32, RandomState>, from: &SocketAddr) {
 mod tests {
     use super::*;
     use rand::SeedableRng;
-    use std::time::Duration;
 
     fn half_open(max: u32, per_host: u32) -> (HalfOpen, StdRng) {
         let config = Config {
@@ -257,7 +262,8 @@ mod tests {
         assert_eq!(table.on_syn(NOW, &addr(1), 8, syn.next(), &mut rng), None);
         assert_eq!((table.counts.replayed, table.counts.ignored), (3, 2));
         let confirmed = table.confirm(NOW, &addr(1), 8, syn.next(), isn.previous());
-        assert_eq!(confirmed, Confirmation::Confirmed { syn, isn });
+        let took = None;
+        assert_eq!(confirmed, Confirmation::Confirmed { syn, isn, took });
         assert_eq!((table.len(), table.sources.len()), (0, 0));
     }
 
@@ -318,7 +324,8 @@ mod tests {
         let wrong = table.confirm(NOW, &from, 21, syn.next(), isn);
         assert_eq!(wrong, Confirmation::Refused);
         let answer = table.confirm(NOW, &from, 21, syn.next(), isn.previous());
-        assert_eq!(answer, Confirmation::Confirmed { syn, isn });
+        let took = None;
+        assert_eq!(answer, Confirmation::Confirmed { syn, isn, took });
         assert_eq!(table.len(), 48);
     }
 

@@ -8,6 +8,7 @@ use crate::wire::{Header, Kind, Packet, Seq, decode};
 use flock_transport::{CloseReason, Instant, canonical};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
+use std::time::Duration;
 
 /// A datagram, where it lies in what was handed in, and when and from where it came.
 struct Arrived<'a> {
@@ -185,7 +186,7 @@ impl Endpoint {
             .half_open
             .confirm(arrived.now, from, id, header.seq, header.ack);
         match confirmation {
-            Confirmation::Confirmed { syn, isn } => self.accept(arrived, syn, isn),
+            Confirmation::Confirmed { syn, isn, took } => self.accept(arrived, syn, isn, took),
             Confirmation::Refused => false,
             Confirmation::Unknown => {
                 self.counters.stray += 1;
@@ -195,7 +196,13 @@ impl Endpoint {
         }
     }
 
-    fn accept(&mut self, arrived: &Arrived<'_>, syn: Seq, isn: Seq) -> bool {
+    fn accept(
+        &mut self,
+        arrived: &Arrived<'_>,
+        syn: Seq,
+        isn: Seq,
+        took: Option<Duration>,
+    ) -> bool {
         let id = arrived.packet.header.id;
         if self.connections.is_full() || self.connections.is_crowded(&arrived.from) {
             self.counters.accept_refused += 1;
@@ -206,6 +213,9 @@ impl Endpoint {
         let mut connection = Connection::accepted(&self.config, now, from, id, syn, isn);
         if let Some(known) = self.mtus.get(from) {
             connection.set_mtu(&self.config, known);
+        }
+        if let Some(took) = took {
+            connection.confirmed_after(now, took);
         }
         let key = self.connections.insert(connection);
         self.counters.accepted += 1;

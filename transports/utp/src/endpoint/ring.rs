@@ -122,6 +122,15 @@ impl<T> Ring<T> {
         self.entries[place].value.as_mut()
     }
 
+    /// How long the flow's entry has been there, in whole milliseconds, rounded up.
+    pub(crate) fn age(&self, now: Instant, flow: &Flow) -> Option<Duration> {
+        let left = self.entries[self.find(flow)?]
+            .until
+            .wrapping_sub(millis(now));
+        let age = self.life_ms.saturating_sub(left).saturating_add(1);
+        Some(Duration::from_millis(age.into()))
+    }
+
     pub(crate) fn remove(&mut self, flow: &Flow) -> Option<T> {
         let (entries, first) = (&self.entries, self.first);
         let found = self
@@ -206,6 +215,8 @@ mod tests {
         assert_eq!(ring.len(), 5);
         assert_eq!(ring.get_mut(&flow(4)), None);
         assert_eq!(ring.get_mut(&flow(9)), Some(&mut 9));
+        let age = ring.age(at(start + 12), &flow(9));
+        assert_eq!(age, Some(Duration::from_millis(3_001)));
         ring.expire(at(start + 30), |_, _| {});
         assert_eq!((ring.len(), ring.entries.len()), (0, 0));
     }

@@ -57,6 +57,23 @@ fn a_peer_may_take_ten_seconds_to_say_something() {
 }
 
 #[test]
+fn an_acceptor_learns_the_round_trip_from_the_handshake() {
+    for (think, timeout) in [(20, 200), (900, 1_000)] {
+        let mut it = Scripted::new(Config::default());
+        let isn = it.give(&packet(Kind::Syn, 40, 100, 0), b"")[0].seq.get();
+        it.now = it.now + Duration::from_millis(think);
+        it.give(&packet(Kind::State, 41, 101, isn.wrapping_sub(1)), b"");
+        let key = it.side.key().unwrap();
+        it.side.endpoint.send(key, "x".into()).unwrap();
+        assert_eq!(it.drain().len(), 1);
+        let sent = it.wait(Duration::from_secs(3));
+        // A tail loss probe after two round trips, or the timeout of an unknown path.
+        let first = sent[0].0;
+        assert!((timeout / 3..=timeout).contains(&first), "{think}: {first}");
+    }
+}
+
+#[test]
 fn a_dialler_with_nothing_to_say_confirms() {
     let mut pair = Pair::new(1);
     let first = pair.dial();
