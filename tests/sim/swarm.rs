@@ -89,10 +89,14 @@ fn driver_config(rng: &mut SmallRng) -> DriverConfig {
 
 /// Limits for an engine, and the same for the checker.
 fn limited(rng: &mut SmallRng, options: Builder) -> (Builder, Limits) {
+    let max_connections = [0, 3, 12, 40][rng.random_range(0..4)];
+    let half_open = [1, 5, 4_096][rng.random_range(0..3)];
     let limits = Limits {
-        max_connections: [0, 3, 12, 40][rng.random_range(0..4)],
-        half_open: SHARDS * [1, 5, 4_096][rng.random_range(0..3)],
+        max_connections,
+        half_open: SHARDS * half_open,
         dials: SHARDS * [1, 5, 256][rng.random_range(0..3)],
+        // They may all be one shard's.
+        outbound_handshakes: half_open,
     };
     let per_shard = |n: usize| u32::try_from(n / SHARDS).expect("small");
     let options = options

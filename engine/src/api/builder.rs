@@ -165,7 +165,8 @@ impl Builder {
         max_connections: u32,
         /// Inbound connections per shard whose handshake is unfinished (4,096). When more come, those
         /// that take longer than a tenth of the handshake's time make room, the oldest first; when
-        /// none does, the newcomers are refused.
+        /// none does, the newcomers are refused. With as many outbound ones unfinished nothing more is
+        /// dialled.
         half_open: u32,
         /// Dials per shard at a time (256); more wait in the queue.
         dials: u32,

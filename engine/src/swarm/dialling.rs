@@ -15,7 +15,7 @@ impl Swarm {
     /// Dials as many queued candidates as there is room for.
     pub(super) fn kick(&mut self, now: Instant) {
         self.show_queued();
-        while !self.suspended && self.dials() < self.config.dials {
+        while self.may_dial() {
             let Some(id) = self.candidates.front() else {
                 break;
             };
@@ -31,6 +31,14 @@ impl Swarm {
             self.start_dial(now, id);
         }
         self.show_queued();
+    }
+
+    /// Whether this shard's own limits leave room for a dial. Listeners that say nothing would
+    /// otherwise take a descriptor each, as fast as they can be dialled.
+    pub(super) fn may_dial(&self) -> bool {
+        !self.suspended
+            && self.dials() < self.config.dials
+            && self.outbound_handshakes < self.config.half_open
     }
 
     fn start_dial(&mut self, now: Instant, id: CandidateId) {

@@ -49,7 +49,8 @@ pub(crate) struct SwarmConfig {
     pub(crate) id: PeerId,
     /// Keys the hashes that say which shard is home to what.
     pub(crate) hash_seed: u64,
-    /// Unfinished inbound handshakes at a time.
+    /// Unfinished inbound handshakes at a time, and as many outbound ones beyond which nothing is
+    /// dialled.
     pub(crate) half_open: u32,
     /// How long each of them keeps its place when more come.
     pub(crate) half_open_grace: Duration,

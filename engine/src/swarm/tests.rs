@@ -405,9 +405,8 @@ impl World {
         if room {
             self.counts.release_dial();
             for swarm in &self.swarms {
-                let idle = swarm.dials() < swarm.config.dials;
                 assert!(
-                    !idle || swarm.stats().queued == 0,
+                    !swarm.may_dial() || swarm.stats().queued == 0,
                     "queued candidates and room"
                 );
             }

@@ -18,6 +18,8 @@ pub struct Limits {
     pub half_open: usize,
     /// Dials at a time, all shards together; 0: no limit.
     pub dials: usize,
+    /// Outbound handshakes from which on a shard may leave its queue alone; 0: no limit.
+    pub outbound_handshakes: usize,
 }
 
 /// What must be left alone for a time.
@@ -380,6 +382,11 @@ impl<K: Copy + Ord + Debug> Checker<K> {
         // Outbound handshakes keep the room of their dial.
         let limit = self.limits.max_connections;
         let room = limit == 0 || connected + handshaking < limit;
+        let (outbound, most) = (
+            handshaking - self.half_open,
+            self.limits.outbound_handshakes,
+        );
+        let room = room && (most == 0 || outbound < most);
         if queued > 0 && dialling == 0 && room {
             self.violation(format!("{queued} wait in the queue although there is room"));
         }
@@ -470,6 +477,7 @@ mod tests {
             max_connections: limit,
             half_open: limit + 1,
             dials: limit,
+            ..Limits::default()
         });
         let (from, until) = (Instant::ZERO, Instant::FAR_FUTURE);
         let host: std::net::IpAddr = "10.0.0.66".parse().unwrap();

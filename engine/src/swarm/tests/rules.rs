@@ -378,3 +378,30 @@ fn what_is_unbanned_is_dialled() {
     swarm.add_peer(at(1), "c".into(), addr(1));
     assert_eq!(drain(&mut swarm).1.len(), 1);
 }
+
+#[test]
+fn silent_listeners_do_not_take_every_connection() {
+    let mut swarm = swarm(0);
+    for last in 1..=8 {
+        swarm.add_peer(at(1), "c".into(), addr(last));
+    }
+    let mut slots = 1..;
+    let mut handshaking = Vec::new();
+    loop {
+        let started = dials(&mut swarm);
+        if started.is_empty() {
+            break;
+        }
+        for dial in started {
+            handshaking.push(conn(slots.next().unwrap()));
+            let conn = *handshaking.last().unwrap();
+            swarm.dial_established(at(1), dial, conn, Transport::Tcp);
+        }
+    }
+    // What was being dialled when the limit of four was reached may still come through.
+    assert_eq!((handshaking.len(), swarm.stats().queued), (6, 2));
+    for conn in handshaking.drain(..3) {
+        swarm.closed(at(6), conn, CloseReason::HandshakeTimeout, 0, 33);
+    }
+    assert_eq!(dials(&mut swarm).len(), 2);
+}
