@@ -8,6 +8,7 @@ Examples:
   revelation nc 127.0.0.1 4000               stdin to the peer, what it sends to stdout
   revelation nc -l 127.0.0.1 4000 > file     wait for one connection, keep what it sends
   revelation nc -l --echo -k ::1 0           an echo server on a free port, which it prints
+  revelation nc --utp 127.0.0.1 4000         the same as the first, over uTP
 
 The end of stdin ends this side's direction; the peer's end closes stdout. The command is done when
 both directions are.
@@ -43,6 +44,10 @@ pub(crate) struct NcArgs {
     /// Use TCP, which is the default.
     #[arg(long)]
     pub(crate) tcp: bool,
+
+    /// Use uTP (BEP 29).
+    #[arg(long, conflicts_with = "tcp")]
+    pub(crate) utp: bool,
 
     /// Send back what comes instead of using stdin and stdout.
     #[arg(long)]

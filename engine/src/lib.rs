@@ -33,6 +33,7 @@ pub use flock_tcp::{
     Congestion, Keepalive, ListenOptions, Queued, SendLimits, SendRefused, StreamOptions,
 };
 pub use flock_transport::{Blame, CloseReason, Errno, HandshakeError, Instant, Transport};
+pub use flock_utp as utp;
 pub use hub::Events;
 pub use names::{ChannelKey, ConnId, PeerId};
 pub use shard::{ConnCx, Shard, ShardCounters, ShardCx, ShardStats, Step};

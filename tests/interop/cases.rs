@@ -188,13 +188,13 @@ fn is_self_ban(event: &Event) -> bool {
     )
 }
 
-fn peer_id(conn: &Connection) -> String {
+pub(crate) fn peer_id(conn: &Connection) -> String {
     let peer_id = conn.info().peer_id.as_ref();
     peer_id.expect("accepted peers have ids").to_string()
 }
 
 /// Node sends, we echo, Node compares.
-fn verify(node: &mut NodePeer, seen: &Value, conn: &Connection) {
+pub(crate) fn verify(node: &mut NodePeer, seen: &Value, conn: &Connection) {
     node.command(&json!({"cmd": "verify", "conn": seen["conn"], "bytes": BULK}));
     echo(conn, BULK);
     let echoed = node.event("echoed", |_| true);

@@ -10,6 +10,8 @@ mod install;
 mod libutp;
 mod node;
 #[cfg(test)]
+mod transports;
+#[cfg(test)]
 mod utp_host;
 
 use node::NodePeer;

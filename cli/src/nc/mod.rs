@@ -3,10 +3,11 @@
 mod session;
 mod stdio;
 mod tcp;
+mod utp;
 
 use crate::args::NcArgs;
 use flock_engine::io::{
-    self as driver, Backend, Clock, DriverConfig, PollDriver, Unavailable, UringDriver,
+    self as driver, Backend, Clock, Driver, DriverConfig, PollDriver, Unavailable, UringDriver,
 };
 use flock_engine::{CloseReason, Errno};
 use std::fmt;
@@ -65,11 +66,20 @@ pub(crate) fn run(args: &NcArgs) -> Result<(), NcError> {
     match selected.backend {
         Backend::Poll => {
             let driver = PollDriver::new(&config, clock).map_err(NcError::Driver)?;
-            session::run(tcp::Tcp::new(driver), args, &addrs)
+            over(driver, args, &addrs)
         }
         _ => {
             let driver = UringDriver::new(&config, clock).map_err(NcError::Driver)?;
-            session::run(tcp::Tcp::new(driver), args, &addrs)
+            over(driver, args, &addrs)
         }
     }
+}
+
+/// Runs over the transport asked for.
+fn over<D: Driver>(driver: D, args: &NcArgs, addrs: &[SocketAddr]) -> Result<(), NcError> {
+    if args.utp {
+        let wire = utp::Utp::new(driver).map_err(NcError::Driver)?;
+        return session::run(wire, args, addrs);
+    }
+    session::run(tcp::Tcp::new(driver), args, addrs)
 }

@@ -46,6 +46,8 @@ pub(super) trait Wire {
     fn waker(&self) -> Waker;
     /// Waits for events and hands them to `on`, which must not wait.
     fn turn(&mut self, on: &mut dyn FnMut(Event<'_>)) -> std::io::Result<()>;
+    /// Nothing more will be asked: lets what the peer must still hear go out.
+    fn finish(&mut self) {}
 }
 
 /// An event that owns what it carries, because answering needs the wire.
@@ -111,6 +113,7 @@ pub(super) fn run<W: Wire>(wire: W, args: &NcArgs, addrs: &[SocketAddr]) -> Resu
         session.push_stdout();
         session.read_stdin()?;
     }
+    session.wire.finish();
     session.end_stdout()
 }
 

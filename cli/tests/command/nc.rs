@@ -10,6 +10,7 @@ use std::time::Duration;
 /// Far beyond what any of this takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 const BACKENDS: [&str; 2] = ["auto", "poll"];
+const TRANSPORTS: [&str; 2] = ["--tcp", "--utp"];
 
 fn nc(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_revelation"));
@@ -95,20 +96,41 @@ fn pattern(len: usize, seed: u8) -> Vec<u8> {
 
 #[test]
 fn bytes_go_both_ways_and_both_ends_are_seen() {
-    for backend in BACKENDS {
+    for (backend, transport) in grounds() {
+        let options = ["--backend", backend, transport];
         let (there, back) = (pattern(3_000_000, 1), pattern(2_000_000, 2));
-        let mut server = Listening::start(&["--backend", backend]);
+        let mut server = Listening::start(&options);
         let port = server.port.clone();
         let answer = back.clone();
         let serving = thread::spawn(move || {
             server.feed(&answer);
             server.finish()
         });
-        let client = dial(&["--backend", backend], &port, there.clone());
+        let client = dial(&options, &port, there.clone());
         let server = serving.join().unwrap();
         assert!(client.status.success() && server.status.success());
-        assert!(client.stdout == back, "{backend}: to the client");
-        assert!(server.stdout == there, "{backend}: to the server");
+        assert!(client.stdout == back, "{options:?}: to the client");
+        assert!(server.stdout == there, "{options:?}: to the server");
+    }
+}
+
+/// Every backend with every transport.
+fn grounds() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let over = |backend| TRANSPORTS.map(|transport| (backend, transport));
+    BACKENDS.into_iter().flat_map(over)
+}
+
+#[test]
+fn an_echo_over_utp_serves_one_after_another() {
+    for backend in BACKENDS {
+        let options = ["--backend", backend, "--utp"];
+        let server = Listening::start(&["--echo", "-k", "--backend", backend, "--utp"]);
+        for seed in 0..4 {
+            let sent = pattern(400_000, seed);
+            let client = dial(&options, &server.port, sent.clone());
+            assert!(client.status.success());
+            assert!(client.stdout == sent, "{backend}: echoed");
+        }
     }
 }
 

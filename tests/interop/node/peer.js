@@ -15,12 +15,13 @@ function emit (event, fields) {
 }
 
 const commands = {
-  // start {swarm, id?, maxConnections?, echo?, quiet?}: a swarm that listens on a free port; a
-  // quiet one tells nothing of its connections
-  start ({ swarm, id, maxConnections, echo, quiet }) {
+  // start {swarm, id?, maxConnections?, echo?, quiet?, tcp?, utp?}: a swarm that listens on a free
+  // port, over TCP alone unless said; a quiet one tells nothing of its connections
+  start ({ swarm, id, maxConnections, echo, quiet, tcp = true, utp = false }) {
     const sw = discoverySwarm({
       discovery: false,
-      utp: false,
+      tcp,
+      utp,
       id: id ? Buffer.from(id, 'hex') : undefined,
       maxConnections
     })
