@@ -123,7 +123,7 @@ impl Default for Builder {
             whitelist: Vec::new(),
             connect_timeout: Duration::from_secs(3),
             tcp: true,
-            utp: false,
+            utp: true,
             utp_connect_timeout: Duration::from_secs(8),
             utp_config: flock_utp::Config::default(),
             handshake_timeout: Duration::from_secs(5),
@@ -180,7 +180,7 @@ impl Builder {
         connect_timeout: Duration,
         /// Whether to accept and dial TCP (on).
         tcp: bool,
-        /// Whether to accept and dial uTP beside TCP, at the same port. Both are dialled at once, TCP
+        /// Whether to accept and dial uTP beside TCP, at the same port (on). Both are dialled at once, TCP
         /// is preferred if it answers within half a second after uTP, and only the winner is used.
         utp: bool,
         /// How long a uTP dial may take (8 s).

@@ -10,6 +10,8 @@ use std::sync::{Mutex, PoisonError};
 pub struct ShardCounters {
     /// What the swarm decided.
     pub swarm: SwarmCounters,
+    /// What the uTP endpoints counted.
+    pub utp: flock_utp::Counters,
     /// Connections admitted.
     pub admitted: u64,
     /// Inbound connections turned away before their handshake: limits, lists, bans.
@@ -79,6 +81,7 @@ impl ShardCounters {
     /// Adds another shard's counters to these.
     pub fn add(&mut self, other: &Self) {
         self.swarm.add(&other.swarm);
+        self.utp.add(&other.utp);
         self.admitted += other.admitted;
         self.inbound_refused += other.inbound_refused;
         self.handshake_timeouts += other.handshake_timeouts;

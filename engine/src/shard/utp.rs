@@ -3,7 +3,7 @@
 use crate::io::{SocketId, TRAINS_MAX};
 use crate::table::Key;
 use flock_transport::{Instant, Train};
-use flock_utp::{Config, Endpoint, Event};
+use flock_utp::{Config, Counters, Endpoint, Event};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use slab::Slab;
@@ -178,6 +178,15 @@ impl Utp {
 
     pub(crate) fn queued(&self, side: u32, key: flock_utp::Key) -> u64 {
         self.sides[side as usize].endpoint.queued(key)
+    }
+
+    /// What all endpoints counted.
+    pub(crate) fn counters(&self) -> Counters {
+        let mut sum = Counters::default();
+        for (_, side) in &self.sides {
+            sum.add(&side.endpoint.counters());
+        }
+        sum
     }
 
     /// When to look after the sides next.

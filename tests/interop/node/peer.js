@@ -92,6 +92,8 @@ function onconnection (swarm, stream, info, echo) {
     else if (echo) stream.write(data)
     else emit('data', { swarm, conn, hex: data.toString('hex') })
   })
+  // A uTP stream does not end by itself when its peer has ended, as a TCP socket does.
+  stream.on('end', () => stream.end())
   stream.on('error', () => {})
   stream.on('close', () => {
     connections.delete(conn)
