@@ -230,8 +230,8 @@ fn unanswered_dials_time_out_on_time() {
     assert!((3.0..3.3).contains(&window), "{window}");
 }
 
-/// For a second in the middle nothing passes.
-fn frozen(pace: Pace, room: usize) -> Stats {
+/// For a second nothing passes, a second after the first peer starts.
+fn frozen(pace: Pace, room: usize, seconds: f64) -> Stats {
     let mut scene = Scene::new(3, calm());
     scene.event = Some((
         Instant::ZERO + Duration::from_secs(2),
@@ -241,7 +241,7 @@ fn frozen(pace: Pace, room: usize) -> Stats {
     ));
     scene.run(Load {
         pace,
-        duration: Some(Duration::from_secs(4)),
+        duration: Some(Duration::from_secs_f64(seconds)),
         ..load(4_000, room)
     })
 }
@@ -256,17 +256,23 @@ fn an_open_loop_shows_a_freeze_to_every_peer_that_met_it() {
     };
     // With room for all, and with so little that most arrivals cannot even dial: the wait shows.
     for room in [4_000, 10] {
-        let stats = frozen(pace, room);
+        let stats = frozen(pace, room, 4.0);
         assert_eq!(stats.failed(), 0, "{:?}", stats.errors);
         assert_eq!(stats.started + stats.missed, 2_000);
-        let p90 = stats.ready.quantile(0.9);
-        assert!(p90 > Duration::from_millis(500), "room {room}: {p90:?}");
+        for latency in [&stats.connect, &stats.ready] {
+            let p90 = latency.quantile(0.9);
+            assert!(p90 > Duration::from_millis(500), "room {room}: {p90:?}");
+        }
         assert!(stats.ready.quantile(0.5) < Duration::from_millis(50));
         let late = stats.lag.quantile(0.9) > Duration::from_millis(100);
         assert_eq!(late, room == 10, "lag {:?}", stats.lag.quantile(0.9));
     }
-    let closed = frozen(Pace::Closed, 10);
+    let closed = frozen(Pace::Closed, 10, 4.0);
     assert!(closed.ready.quantile(0.99) < Duration::from_millis(50));
+    // Over in the middle of it: most of what was due then never started.
+    let stats = frozen(pace, 10, 1.5);
+    assert_eq!(stats.started + stats.missed, 750);
+    assert!((200..250).contains(&stats.missed), "{}", stats.missed);
 }
 
 #[test]
