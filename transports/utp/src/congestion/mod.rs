@@ -143,15 +143,15 @@ impl Controller {
         if let Law::Fixed(rate) = self.law {
             return Some(rate.max(1));
         }
-        let micros = srtt?.as_micros().max(1);
+        let micros = u64::try_from(srtt?.as_micros()).unwrap_or(u64::MAX).max(1);
         // Room to grow into: a pacer at just the window's rate would keep it from filling.
         let percent = match self.law {
             _ if self.in_slow_start() => 200,
             Law::Cubic(_) => 125,
             _ => 110,
         };
-        let rate = u128::from(self.window) * 1_000_000 / micros * percent / 100;
-        Some(u64::try_from(rate).unwrap_or(u64::MAX).max(1))
+        const { assert!(CEILING * 1_000_000 < u64::MAX / 200, "it does not overflow") };
+        Some((self.window * 1_000_000 / micros * percent / 100).max(1))
     }
 
     pub(crate) fn on_ack(&mut self, ack: &AckInfo) {

@@ -19,10 +19,12 @@ const SEGMENTS_SLOW: u64 = 2;
 /// What separates the two: 50 Mbit/s.
 const FAST: u64 = 50_000_000 / 8;
 
+/// Nanoseconds.
+const SECOND: u64 = 1_000_000_000;
+
 /// Time that `bytes` take at `rate` bytes a second.
 fn time(bytes: u64, rate: u64) -> Duration {
-    let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(rate.max(1));
-    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    Duration::from_nanos(bytes.saturating_mul(SECOND) / rate.max(1))
 }
 
 fn burst(rate: u64, mss: u16) -> Duration {
@@ -39,9 +41,8 @@ impl Pacer {
     pub(crate) fn budget(&self, now: Instant, rate: u64, mss: u16) -> u64 {
         let burst = burst(rate, mss);
         let debt = self.debt(now, rate);
-        let nanos = burst.saturating_sub(debt).as_nanos();
-        let bytes = nanos * u128::from(rate) / 1_000_000_000;
-        u64::try_from(bytes).unwrap_or(u64::MAX)
+        let nanos = u64::try_from(burst.saturating_sub(debt).as_nanos()).unwrap_or(u64::MAX);
+        nanos.saturating_mul(rate) / SECOND
     }
 
     /// Bytes were sent.

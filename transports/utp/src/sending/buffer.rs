@@ -11,6 +11,8 @@ pub(super) struct Buffer {
     start: u64,
     /// Place behind the last byte.
     end: u64,
+    /// The piece in which the next new segment begins, which is what is mostly looked for.
+    cursor: usize,
 }
 
 #[derive(Debug)]
@@ -63,6 +65,15 @@ impl Buffer {
             .is_some_and(|piece| piece.end() <= place)
         {
             self.pieces.pop_front();
+            self.cursor = self.cursor.saturating_sub(1);
+        }
+    }
+
+    /// The next new segment begins at `place`.
+    pub(super) fn move_to(&mut self, place: u64) {
+        let behind = |piece: &Piece| piece.end() <= place;
+        while self.pieces.get(self.cursor).is_some_and(behind) {
+            self.cursor += 1;
         }
     }
 
@@ -100,6 +111,10 @@ impl Buffer {
 
     /// The piece in which the byte at `place` lies.
     fn index(&self, place: u64) -> usize {
+        let holds = |piece: &Piece| piece.start <= place && place < piece.end();
+        if self.pieces.get(self.cursor).is_some_and(holds) {
+            return self.cursor;
+        }
         self.pieces.partition_point(|piece| piece.end() <= place)
     }
 }
@@ -111,6 +126,23 @@ mod tests {
 
     fn bytes(train: &Train) -> Vec<u8> {
         train.parts().flatten().copied().collect()
+    }
+
+    #[test]
+    fn a_byte_is_found_wherever_the_cursor_is() {
+        let mut buffer = Buffer::default();
+        for _ in 0..20 {
+            buffer.push(Bytes::from_static(b"abc"));
+        }
+        for (freed, moved) in [(0, 0), (0, 7), (4, 9), (9, 31), (31, 60), (60, 60)] {
+            buffer.free(freed);
+            buffer.move_to(moved);
+            buffer.push(Bytes::from_static(b"def"));
+            for place in freed..buffer.end() {
+                let piece = &buffer.pieces[buffer.index(place)];
+                assert!((piece.start..piece.end()).contains(&place), "{place}");
+            }
+        }
     }
 
     #[test]

@@ -442,6 +442,7 @@ impl Active {
                     fin: segment.fin,
                 });
                 self.unnumbered += u64::from(segment.size);
+                self.buffer.move_to(self.unnumbered);
             }
         }
         if let Some(episode) = &mut self.episode {
