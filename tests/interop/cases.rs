@@ -41,7 +41,7 @@ fn node_dials_us_and_bytes_come_back() {
         let seen = node.event("connection", |_| true);
         assert_eq!(seen["initiator"], true);
         assert_eq!(seen["id"], engine.flock.id().to_string());
-        verify(node, &seen, &conn);
+        verify(node, &seen, &conn, BULK);
         node.command(&json!({"cmd": "destroy", "conn": seen["conn"]}));
         // The peer has ended its direction; ours stays open until we close it.
         assert!(matches!(conn.recv_timeout(PATIENCE), Ok(None)));
@@ -109,7 +109,7 @@ fn of_two_connections_both_sides_keep_the_same_one() {
                 let (conn, seen) = conns.last().unwrap();
                 assert_eq!(conn.info().initiator, ours_stays);
                 assert!(!conn.is_closed());
-                verify(node, seen, conn);
+                verify(node, seen, conn, BULK);
             });
         }
     }
@@ -194,9 +194,9 @@ pub(crate) fn peer_id(conn: &Connection) -> String {
 }
 
 /// Node sends, we echo, Node compares.
-pub(crate) fn verify(node: &mut NodePeer, seen: &Value, conn: &Connection) {
-    node.command(&json!({"cmd": "verify", "conn": seen["conn"], "bytes": BULK}));
-    echo(conn, BULK);
+pub(crate) fn verify(node: &mut NodePeer, seen: &Value, conn: &Connection, bytes: usize) {
+    node.command(&json!({"cmd": "verify", "conn": seen["conn"], "bytes": bytes}));
+    echo(conn, bytes);
     let echoed = node.event("echoed", |_| true);
     assert_eq!(echoed["ok"], true);
 }

@@ -6,7 +6,9 @@ use crate::node::{NodePeer, PATIENCE};
 use flock_engine::{Builder, Flock, Transport};
 use serde_json::json;
 
-const BULK: usize = 1 << 20;
+/// Less than over TCP: a Node process that gets no processor for a while loses what its socket
+/// cannot hold, and LEDBAT takes that for a full path.
+const BULK: usize = 200_000;
 
 fn utp_alone() -> Builder {
     Flock::builder().tcp(false).utp(true)
@@ -49,7 +51,7 @@ fn node_dials(node: &mut NodePeer, engine: &mut Engine, tcp: bool, over: Transpo
     let seen = node.event("connection", |_| true);
     assert_eq!(seen["initiator"], true);
     assert_eq!(seen["id"], engine.flock.id().to_string());
-    verify(node, &seen, &conn);
+    verify(node, &seen, &conn, BULK);
     // The loser of Node's race was silent, or is gone.
     until("one connection to be left", || {
         engine.flock.stats().connected == 1
