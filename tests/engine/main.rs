@@ -8,6 +8,8 @@ mod connections;
 #[cfg(test)]
 mod failures;
 #[cfg(test)]
+mod flood;
+#[cfg(test)]
 mod forbidden;
 #[cfg(test)]
 mod handlers;
