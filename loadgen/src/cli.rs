@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::generator::Transport;
 use crate::units::{self, Cpus, Rate, Sources};
 use clap::{Parser, ValueEnum};
 use flock_engine::io::{Backend, CloseHow};
@@ -126,7 +127,12 @@ pub(crate) struct Args {
 /// Transports the generator speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TransportArg {
+    /// TCP.
     Tcp,
+    /// uTP (BEP 29): peers share up to 256 sockets a generator.
+    Utp,
+    /// Every other peer uses uTP.
+    Both,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -140,6 +146,16 @@ impl CloseArg {
         match self {
             Self::Fin => "fin",
             Self::Rst => "rst",
+        }
+    }
+}
+
+impl From<TransportArg> for Transport {
+    fn from(arg: TransportArg) -> Self {
+        match arg {
+            TransportArg::Tcp => Self::Tcp,
+            TransportArg::Utp => Self::Utp,
+            TransportArg::Both => Self::Both,
         }
     }
 }
@@ -218,7 +234,7 @@ mod tests {
         for bad in [
             &["--peers", "0"][..],
             &["--duration", "3"],
-            &["--transport", "utp"],
+            &["--transport", "sctp"],
             &["--close", "maybe"],
             &["--target-pid", "1"],
             &["--target", "127.0.0.1:1", "--shards", "2"],

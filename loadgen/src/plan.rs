@@ -1,8 +1,8 @@
 //! From what was asked to what will be done: defaults filled in, names resolved, limits applied.
 
-use crate::cli::{Args, BackendArg, CloseArg};
+use crate::cli::{Args, BackendArg, CloseArg, TransportArg};
 use crate::frame::FRAME;
-use crate::generator::Timeouts;
+use crate::generator::{DATAGRAM_SOCKETS_MAX, Timeouts};
 use crate::preflight::{self, Limits, Needs};
 use crate::system;
 use crate::units::{Cpus, Rate, Sources};
@@ -45,6 +45,7 @@ pub(crate) struct Plan {
     /// For how long peers are started; `None`: each lives once.
     pub(crate) duration: Option<Duration>,
     pub(crate) rate: Option<Rate>,
+    pub(crate) transport: TransportArg,
     pub(crate) close: CloseArg,
     /// Keep all connections this long.
     pub(crate) hold: Option<Duration>,
@@ -81,6 +82,7 @@ impl Plan {
             concurrency: args.concurrency.unwrap_or(default).min(peers),
             duration,
             rate: args.rate,
+            transport: args.transport,
             close: args.close,
             hold: args
                 .hold
@@ -159,6 +161,15 @@ impl Plan {
             lingers: self.close == CloseArg::Fin,
             backlog: ListenOptions::default().backlog,
             held: self.hold.is_some(),
+            datagram_sockets: match self.transport {
+                TransportArg::Tcp => 0,
+                _ => self
+                    .sources
+                    .used_by(self.peers)
+                    .min(DATAGRAM_SOCKETS_MAX)
+                    .saturating_mul(self.lanes()),
+            },
+            utp: self.transport == TransportArg::Utp,
         }
     }
 

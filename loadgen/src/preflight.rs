@@ -10,6 +10,9 @@ const SPARE_FILES: u64 = 48;
 const SPARE_FILES_PER_THREAD: u64 = 16;
 /// How long Linux keeps the port of a connection that this side closed first (TIME_WAIT).
 const TIME_WAIT_SECONDS: u64 = 60;
+/// uTP connection ids that a dialler may use towards one address from one socket (BEP 29: 16 bits,
+/// and each connection has two).
+const CONNECTION_IDS: u64 = 32_000;
 /// Faster than this a closed loop will not go on one generator core; used to warn about ports.
 const FASTEST_LOOP: u64 = 50_000;
 
@@ -87,6 +90,29 @@ pub(crate) struct Needs {
     pub(crate) backlog: u32,
     /// Whether the connections are held, so that nothing is dialled twice.
     pub(crate) held: bool,
+    /// Datagram sockets that peers share.
+    pub(crate) datagram_sockets: u32,
+    /// Whether these carry all connections, so that none has a descriptor or a port of its own.
+    pub(crate) utp: bool,
+}
+
+impl Needs {
+    /// Descriptors of this process that a connection takes.
+    fn files_each(&self) -> u64 {
+        match (self.utp, self.embedded) {
+            (true, _) => 0,
+            (false, true) => 2,
+            (false, false) => 1,
+        }
+    }
+
+    /// Pairs of addresses, and what each of them allows.
+    fn pairs_and_ports(&self, limits: &Limits) -> (u64, u64) {
+        match self.utp {
+            true => (u64::from(self.datagram_sockets), CONNECTION_IDS),
+            false => (self.pairs, limits.ports),
+        }
+    }
 }
 
 /// What the preflight found.
@@ -104,10 +130,14 @@ pub(crate) struct Verdict {
 
 /// The arithmetic, without looking at the machine.
 pub(crate) fn check(needs: &Needs, limits: &Limits) -> Verdict {
-    let ends = if needs.embedded { 2 } else { 1 };
-    let spare = SPARE_FILES + SPARE_FILES_PER_THREAD * u64::from(needs.threads);
-    let files = limits.files.saturating_sub(limits.files_open + spare) / ends;
-    let ports = needs.pairs.saturating_mul(limits.ports);
+    let ends = needs.files_each();
+    let spare = SPARE_FILES
+        + SPARE_FILES_PER_THREAD * u64::from(needs.threads)
+        + u64::from(needs.datagram_sockets);
+    let files = limits.files.saturating_sub(limits.files_open + spare);
+    let files = files.checked_div(ends).unwrap_or(u64::from(needs.open));
+    let (pairs, per_pair) = needs.pairs_and_ports(limits);
+    let ports = pairs.saturating_mul(per_pair);
     let wanted = u64::from(needs.open);
     let (mut shortages, mut warnings) = (Vec::new(), Vec::new());
     if files < wanted {
@@ -115,9 +145,9 @@ pub(crate) fn check(needs: &Needs, limits: &Limits) -> Verdict {
     }
     if ports < wanted {
         shortages.push(format!(
-            "ports: {} address pairs x {} local ports allow {ports} connections at a time, {wanted} \
-             were asked for; give more addresses with --sources or widen net.ipv4.ip_local_port_range",
-            needs.pairs, limits.ports
+            "ports: {pairs} address pairs x {per_pair} local ports allow {ports} connections at a \
+             time, {wanted} were asked for; give more addresses with --sources or widen \
+             net.ipv4.ip_local_port_range"
         ));
     }
     let fits = needs.ids <= limits.memory / 2;
@@ -131,7 +161,7 @@ pub(crate) fn check(needs: &Needs, limits: &Limits) -> Verdict {
     }
     let rate = needs.rate.unwrap_or(FASTEST_LOOP);
     let lingering = rate.saturating_mul(TIME_WAIT_SECONDS).min(limits.time_wait);
-    if needs.lingers && !needs.held && ports < lingering + wanted {
+    if needs.lingers && !needs.held && !needs.utp && ports < lingering + wanted {
         warnings.push(format!(
             "ports: closing with FIN keeps a port for {TIME_WAIT_SECONDS} s; {ports} ports sustain \
              {} connects/s; give more addresses with --sources or close with --close rst",
@@ -139,7 +169,7 @@ pub(crate) fn check(needs: &Needs, limits: &Limits) -> Verdict {
         ));
     }
     let backlog = u64::from(needs.backlog).min(limits.somaxconn);
-    if needs.embedded && u64::from(needs.dialling) > backlog {
+    if needs.embedded && !needs.utp && u64::from(needs.dialling) > backlog {
         warnings.push(format!(
             "backlog: {} connects at a time against a listen backlog of {backlog}; the kernel may \
              drop SYNs, which shows as connects of 1 s and more; raise net.core.somaxconn or lower \
@@ -157,9 +187,11 @@ pub(crate) fn check(needs: &Needs, limits: &Limits) -> Verdict {
         shortages,
         warnings,
         summary: format!(
-            "files {} ({} open, {spare} kept back, {ends} a connection: {files} connections), ports {} x {} \
-             = {ports}, backlog {backlog}",
-            limits.files, limits.files_open, needs.pairs, limits.ports
+            "files {} ({} open, {spare} kept back, {ends} a connection: {files} connections), {} {pairs} x \
+             {per_pair} = {ports}, backlog {backlog}",
+            limits.files,
+            limits.files_open,
+            if needs.utp { "ids" } else { "ports" },
         ),
     }
 }
@@ -216,6 +248,8 @@ mod tests {
         lingers: true,
         backlog: 4096,
         held: true,
+        datagram_sockets: 0,
+        utp: false,
     };
 
     #[test]

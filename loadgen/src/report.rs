@@ -3,6 +3,7 @@
 
 use crate::backend::Chosen;
 use crate::engine::OwnCount;
+use crate::generator::Transport;
 use crate::meter::{self, Share, Spent, Weight};
 use crate::plan::{Aim, Plan};
 use crate::preflight;
@@ -254,7 +255,7 @@ fn run(findings: &Findings<'_>) -> Run {
         target,
         addrs: findings.addrs.clone(),
         shards,
-        transport: "tcp",
+        transport: Transport::from(plan.transport).name(),
         close: plan.close.name(),
         lazy_ack: plan.lazy_ack(),
         loop_kind: if plan.rate.is_some() {

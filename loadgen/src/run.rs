@@ -1,6 +1,6 @@
 //! One load from start to end: generator threads at work, this thread watching them.
 
-use crate::generator::{Generator, Harvest, Load};
+use crate::generator::{DATAGRAM_SOCKETS_MAX, Generator, Harvest, Load};
 use crate::meter::{Reading, Spent, TargetThreads, Weight};
 use crate::plan::Plan;
 use crate::progress::{self, Progress};
@@ -140,6 +140,7 @@ fn load(plan: &Plan, targets: &[SocketAddr], frames: Frames, lane: u32) -> Load 
         room: part(plan.open()),
         dialling: part(plan.concurrency),
         lazy_ack: plan.lazy_ack(),
+        transport: plan.transport.into(),
         close: plan.close.into(),
         hold: plan.hold,
         timeouts: plan.timeouts,
@@ -162,7 +163,7 @@ impl backend::Job for Lane<'_> {
     type Output = io::Result<Harvest>;
 
     fn run_on<D: Driver>(self, driver: D) -> Self::Output {
-        let generator = Generator::new(driver, self.load, self.progress, self.stop);
+        let generator = Generator::new(driver, self.load, self.progress, self.stop)?;
         // The watching thread leaves only after this one has ended.
         let _watched = self.ready.send(());
         drop(self.ready);
@@ -185,7 +186,8 @@ impl Lane<'_> {
         self.progress.begin(system::thread_id());
         let config = DriverConfig {
             // Closing sockets still have their place while new ones are dialled.
-            sockets: u32::try_from(self.load.room + 64).unwrap_or(u32::MAX),
+            sockets: u32::try_from(self.load.room + 64 + DATAGRAM_SOCKETS_MAX as usize)
+                .unwrap_or(u32::MAX),
             buffers: 1024,
             buffer_size: 2048,
             ..DriverConfig::default()

@@ -1,5 +1,6 @@
+use super::carrier::Carrier;
 use crate::frame::FrameReader;
-use flock_engine::io::{Instant, SocketId};
+use flock_engine::io::Instant;
 use std::time::Duration;
 
 /// When a peer is given up.
@@ -28,9 +29,9 @@ pub(crate) enum Phase {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Life {
     pub(crate) peer: u32,
-    pub(crate) socket: SocketId,
+    pub(crate) carrier: Carrier,
     pub(crate) phase: Phase,
-    /// Whether the kernel has taken our id frame.
+    /// Whether the kernel, or the uTP connection, has taken our id frame.
     pub(crate) sent: bool,
     pub(crate) reader: FrameReader,
     /// When it should have been dialled; latencies count from here.
@@ -40,10 +41,10 @@ pub(crate) struct Life {
 }
 
 impl Life {
-    pub(crate) fn new(peer: u32, socket: SocketId, intended: Instant, now: Instant) -> Self {
+    pub(crate) fn new(peer: u32, carrier: Carrier, intended: Instant, now: Instant) -> Self {
         Self {
             peer,
-            socket,
+            carrier,
             phase: Phase::Connecting,
             sent: false,
             reader: FrameReader::default(),

@@ -5,12 +5,18 @@
 //! stamped with the time its turn returned, so a latency includes the generator's own delay
 //! until it looked, and never hides it.
 
+mod carrier;
 mod life;
 #[cfg(test)]
 mod tests;
+mod utp;
 
+use carrier::Carrier;
+pub(crate) use carrier::Transport;
 pub(crate) use life::Timeouts;
 use life::{Life, Phase};
+use utp::Flows;
+pub(crate) use utp::SOCKETS_MAX as DATAGRAM_SOCKETS_MAX;
 
 use crate::frame::Frames;
 use crate::progress::{Progress, Reading};
@@ -18,8 +24,8 @@ use crate::schedule::{Pace, Schedule};
 use crate::stats::{Failure, Stage, Stats};
 use crate::units::Sources;
 use flock_engine::io::{
-    Chunks, CloseHow, Completion, Completions, ConnectOptions, Driver, DriverCounters, Instant,
-    LoanId, Op, Outcome, StreamOptions, Token,
+    Chunks, CloseHow, Completion, Completions, ConnectOptions, Driver, DriverCounters,
+    HandshakeError, Instant, Op, Outcome, StreamOptions, Token,
 };
 use slab::Slab;
 use std::collections::VecDeque;
@@ -63,6 +69,8 @@ pub(crate) struct Load {
     /// Let the last packet of the connect ride on the id frame. One packet less, but a target
     /// that writes its frame in two pieces (Node's does) then waits for a delayed ACK of ours.
     pub(crate) lazy_ack: bool,
+    /// What carries the connections.
+    pub(crate) transport: Transport,
     /// How connections are closed.
     pub(crate) close: CloseHow,
     /// Keep all connections this long, once all are up.
@@ -93,6 +101,7 @@ pub(crate) struct Generator<'a, D: Driver> {
     schedule: Schedule,
     progress: &'a Progress,
     stop: &'a AtomicBool,
+    flows: Flows,
     lives: Slab<Life>,
     /// Peers that are not alive, the one that rested longest first.
     idle: VecDeque<u32>,
@@ -111,13 +120,24 @@ pub(crate) struct Generator<'a, D: Driver> {
 
 impl<'a, D: Driver> Generator<'a, D> {
     /// A generator that has not started anything yet. Room for `load.room` lives is taken here.
-    pub(crate) fn new(driver: D, load: Load, progress: &'a Progress, stop: &'a AtomicBool) -> Self {
+    /// Errors are those of the datagram sockets that uTP needs.
+    pub(crate) fn new(
+        mut driver: D,
+        load: Load,
+        progress: &'a Progress,
+        stop: &'a AtomicBool,
+    ) -> io::Result<Self> {
+        let flows = match load.transport {
+            Transport::Tcp => Flows::default(),
+            _ => Flows::open(&mut driver, load.sources, load.peers, load.room)?,
+        };
         let idle: VecDeque<u32> = (load.lane..load.peers)
             .step_by(load.lanes as usize)
             .collect();
         let now = driver.now();
         let total = load.duration.is_none().then_some(idle.len() as u64);
-        Self {
+        Ok(Self {
+            flows,
             schedule: Schedule::new(load.pace, now, load.duration, total),
             leaving: Vec::with_capacity(if load.hold.is_some() { load.room } else { 0 }),
             driver,
@@ -135,7 +155,7 @@ impl<'a, D: Driver> Generator<'a, D> {
             next_sweep: now,
             window_open: true,
             stats: Stats::new(),
-        }
+        })
     }
 
     /// Runs to the end. Errors are the driver's own; what goes wrong with a peer is counted.
@@ -155,11 +175,15 @@ impl<'a, D: Driver> Generator<'a, D> {
             self.complete(*completion, now);
         }
         self.done = done;
+        self.flows.serve(now);
+        self.follow_flows(None, now);
         if now >= self.next_sweep {
             self.sweep(now);
         }
         self.launch(now);
         self.advance(now);
+        self.follow_flows(None, now);
+        self.flows.transmit(now, &mut self.driver);
         self.publish();
         self.deadline = self.next_deadline(now);
         Ok(!self.is_finished(now))
@@ -216,6 +240,17 @@ impl<'a, D: Driver> Generator<'a, D> {
             self.stats.lag.record(now - intended);
         }
         let entry = self.lives.vacant_entry();
+        if self.load.transport.is_utp(peer) {
+            let Some(flow) = self.flows.dial(now, peer, to, entry.key()) else {
+                self.stats.fail(Stage::Connect, Failure::NoRoom);
+                self.idle.push_back(peer);
+                return false;
+            };
+            entry.insert(Life::new(peer, Carrier::Utp(flow), intended, now));
+            self.unsettled += 1;
+            self.stats.peak = self.stats.peak.max(self.lives.len() as u64);
+            return true;
+        }
         let connect = Op::Connect {
             to,
             options: ConnectOptions {
@@ -229,7 +264,7 @@ impl<'a, D: Driver> Generator<'a, D> {
         };
         match self.driver.submit(connect) {
             Ok(key) => {
-                entry.insert(Life::new(peer, key.socket, intended, now));
+                entry.insert(Life::new(peer, Carrier::Tcp(key.socket), intended, now));
                 self.unsettled += 1;
                 self.stats.peak = self.stats.peak.max(self.lives.len() as u64);
                 true
@@ -243,6 +278,9 @@ impl<'a, D: Driver> Generator<'a, D> {
     }
 
     fn complete(&mut self, completion: Completion, now: Instant) {
+        if completion.token == utp::TOKEN {
+            return self.complete_datagrams(completion, now);
+        }
         let Ok(key) = usize::try_from(completion.token.0) else {
             return;
         };
@@ -257,7 +295,11 @@ impl<'a, D: Driver> Generator<'a, D> {
                 self.lives[key].sent = true;
                 self.settle(key, now);
             }
-            Outcome::Data(loan) => self.data(key, loan, now),
+            Outcome::Data(loan) => {
+                let read = self.lives[key].reader.feed(self.driver.bytes(loan));
+                self.stats.bytes_in += self.driver.bytes(loan).len() as u64;
+                self.read(key, read, now);
+            }
             Outcome::Eof => self.give_up(key, Failure::Closed, now),
             Outcome::RecvEnded(errno) | Outcome::SendFailed(errno) => {
                 self.give_up(key, Failure::Os(errno.0), now);
@@ -278,17 +320,23 @@ impl<'a, D: Driver> Generator<'a, D> {
         self.stats.connect.record(now - life.intended);
         life.phase = Phase::Handshaking;
         life.since = now;
-        let (socket, frame) = (life.socket, self.load.frames.of(life.peer));
-        let mut chunks = Chunks::new();
-        chunks.push(frame);
-        self.submit(Op::Send { socket, chunks });
-        self.submit(Op::Recv { socket });
+        let frame = self.load.frames.of(life.peer);
+        match life.carrier {
+            Carrier::Tcp(socket) => {
+                let mut chunks = Chunks::new();
+                chunks.push(frame);
+                self.submit(Op::Send { socket, chunks });
+                self.submit(Op::Recv { socket });
+            }
+            Carrier::Utp(flow) => {
+                life.sent = true;
+                self.flows.send(flow, frame);
+            }
+        }
     }
 
-    fn data(&mut self, key: usize, loan: LoanId, now: Instant) {
-        let bytes = self.driver.bytes(loan);
-        self.stats.bytes_in += bytes.len() as u64;
-        match self.lives[key].reader.feed(bytes) {
+    fn read(&mut self, key: usize, read: Result<bool, HandshakeError>, now: Instant) {
+        match read {
             Ok(true) => self.settle(key, now),
             Ok(false) => {}
             Err(error) => self.give_up(key, error.into(), now),
@@ -317,8 +365,8 @@ impl<'a, D: Driver> Generator<'a, D> {
         let life = &mut self.lives[key];
         life.phase = Phase::Closing { failed: false };
         life.since = now;
-        let (socket, how) = (life.socket, self.load.close);
-        self.submit(Op::Close { socket, how });
+        let (carrier, how) = (life.carrier, self.load.close);
+        self.end_carrier(carrier, how, now);
     }
 
     /// Counts the peer as failed and closes its connection.
@@ -338,11 +386,8 @@ impl<'a, D: Driver> Generator<'a, D> {
         self.unsettled -= usize::from(life.is_unsettled());
         life.phase = Phase::Closing { failed: true };
         life.since = now;
-        let socket = life.socket;
-        self.submit(Op::Close {
-            socket,
-            how: CloseHow::Rst,
-        });
+        let carrier = life.carrier;
+        self.end_carrier(carrier, CloseHow::Rst, now);
     }
 
     fn closed(&mut self, key: usize, now: Instant) {
@@ -472,6 +517,9 @@ impl<'a, D: Driver> Generator<'a, D> {
             && let Some(next) = self.schedule.next(now)
         {
             deadline = deadline.min(next);
+        }
+        if let Some(at) = self.flows.next_deadline() {
+            deadline = deadline.min(at);
         }
         match self.course {
             Course::Holding { until } => deadline.min(until),

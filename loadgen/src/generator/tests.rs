@@ -96,7 +96,7 @@ impl Scene {
         );
         let driver = self.world.driver(self.nodes[0], config);
         let mine = driver.id();
-        let mut generator = Generator::new(driver, load, &progress, &stop);
+        let mut generator = Generator::new(driver, load, &progress, &stop).expect("sockets");
         while let Some(next) = self.world.next(LATEST) {
             if let Some((_, event)) = self.event.take_if(|(at, _)| self.world.now() >= *at) {
                 event(&self.world, self.nodes);
@@ -124,6 +124,7 @@ fn load(peers: u32, room: usize) -> Load {
         room,
         dialling: room,
         lazy_ack: false,
+        transport: Transport::Tcp,
         close: CloseHow::Fin,
         hold: None,
         timeouts: Timeouts {

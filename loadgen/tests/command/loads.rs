@@ -23,6 +23,31 @@ fn peers_live_once_each_on_both_backends() {
 }
 
 #[test]
+fn peers_live_over_utp_and_over_both() {
+    for backend in backends() {
+        for (transport, close) in [("utp", "fin"), ("utp", "rst"), ("both", "fin")] {
+            let (status, report) = run(&format!(
+                "--peers 400 --concurrency 64 --memory-peers 0 --backend {backend} \
+                 --transport {transport} --close {close}"
+            ));
+            assert_eq!(status, 0, "{report:#}");
+            check_sums(&report);
+            assert_eq!(report["run"]["transport"], transport);
+            assert_eq!(number(&report, "/counts/handshaken"), 400);
+            assert_eq!(number(&report, "/counts/target_admitted"), 400);
+            assert_eq!(number(&report, "/counts/bytes_in"), 400 * 33);
+        }
+    }
+}
+
+#[test]
+fn held_utp_connections_need_no_descriptors_of_their_own() {
+    let (status, report) = run("--transport utp --hold --peers 2k --duration 300ms");
+    assert_eq!(status, 0, "{report:#}");
+    assert_eq!(number(&report, "/counts/survived"), 2000);
+}
+
+#[test]
 fn a_closed_loop_runs_for_its_duration_with_either_close() {
     for (backend, close) in [("auto", "fin"), ("poll", "rst")] {
         let line = format!(
