@@ -224,15 +224,14 @@ impl Receiver {
     pub(crate) fn selective(&self) -> ([u8; SACK_MAX], usize) {
         let mut bits = [0; SACK_MAX];
         let mut len = 0;
-        let kept = self.kept.iter().flat_map(|kept| &kept.ahead);
-        for seq in kept.map(|&(seq, _)| seq).chain(self.end) {
-            let Ok(bit) = usize::try_from(self.ack.distance_to(seq) - 2) else {
-                continue;
-            };
-            if bit / 8 < SACK_MAX {
-                bits[bit / 8] |= 1 << (bit % 8);
-                len = len.max((bit / 32 + 1) * 4);
-            }
+        let bit = |seq| usize::try_from(self.ack.distance_to(seq) - 2).ok();
+        // In order, so that what is too far ahead is not looked at.
+        let ahead = self.kept.iter().flat_map(|kept| &kept.ahead);
+        let near = ahead.map_while(|&(seq, _)| bit(seq).filter(|bit| bit / 8 < SACK_MAX));
+        let end = self.end.and_then(bit).filter(|bit| bit / 8 < SACK_MAX);
+        for bit in near.chain(end) {
+            bits[bit / 8] |= 1 << (bit % 8);
+            len = len.max((bit / 32 + 1) * 4);
         }
         (bits, len)
     }
