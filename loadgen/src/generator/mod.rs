@@ -107,6 +107,8 @@ pub(crate) struct Generator<'a, D: Driver> {
     idle: VecDeque<u32>,
     /// Held connections that are to be closed.
     leaving: Vec<usize>,
+    /// Connections whose close is under way.
+    closing: usize,
     course: Course,
     dials: usize,
     unsettled: usize,
@@ -146,6 +148,7 @@ impl<'a, D: Driver> Generator<'a, D> {
             progress,
             stop,
             idle,
+            closing: 0,
             course: Course::Launching,
             dials: 0,
             unsettled: 0,
@@ -363,6 +366,7 @@ impl<'a, D: Driver> Generator<'a, D> {
 
     fn close(&mut self, key: usize, now: Instant) {
         let life = &mut self.lives[key];
+        self.closing += 1;
         life.phase = Phase::Closing { failed: false };
         life.since = now;
         let (carrier, how) = (life.carrier, self.load.close);
@@ -384,6 +388,7 @@ impl<'a, D: Driver> Generator<'a, D> {
     fn abort(&mut self, key: usize, now: Instant) {
         let life = &mut self.lives[key];
         self.unsettled -= usize::from(life.is_unsettled());
+        self.closing += 1;
         life.phase = Phase::Closing { failed: true };
         life.since = now;
         let carrier = life.carrier;
@@ -401,6 +406,7 @@ impl<'a, D: Driver> Generator<'a, D> {
 
     fn release(&mut self, key: usize) {
         let life = self.lives.remove(key);
+        self.closing -= usize::from(matches!(life.phase, Phase::Closing { .. }));
         self.idle.push_back(life.peer);
     }
 
@@ -458,8 +464,10 @@ impl<'a, D: Driver> Generator<'a, D> {
                     .filter(|(_, life)| life.phase == Phase::Held);
                 self.leaving.extend(held.map(|(key, _)| key));
                 self.stats.survived = self.leaving.len() as u64;
+                // Slow targets close some thousands a second.
+                let leaving = u32::try_from(self.leaving.len()).unwrap_or(u32::MAX);
                 self.course = Course::Draining {
-                    until: now + self.drain(),
+                    until: now + self.drain() + Duration::from_millis(1) * leaving,
                 };
             }
             _ => {}
@@ -479,9 +487,10 @@ impl<'a, D: Driver> Generator<'a, D> {
         self.load.timeouts.connect + self.load.timeouts.handshake + DRAIN
     }
 
-    /// Closes held connections, a bounded number per turn.
+    /// Closes held connections, as many at a time as may be dialled: an end of everything at once
+    /// would be lost on the way.
     fn leave(&mut self, now: Instant) {
-        for _ in 0..self.load.dialling {
+        for _ in self.closing..self.load.dialling {
             let Some(key) = self.leaving.pop() else {
                 return;
             };
@@ -523,7 +532,11 @@ impl<'a, D: Driver> Generator<'a, D> {
         }
         match self.course {
             Course::Holding { until } => deadline.min(until),
-            Course::Draining { .. } if !self.leaving.is_empty() => now,
+            Course::Draining { .. }
+                if !self.leaving.is_empty() && self.closing < self.load.dialling =>
+            {
+                now
+            }
             _ => deadline,
         }
     }
