@@ -4,6 +4,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use flock_bench::criteria::Pair;
 use flock_bench::engines;
 use flock_bench::job::Job;
+use flock_transport::Transport;
 use std::time::Duration;
 
 fn one_to_many(c: &mut Criterion) {
@@ -14,7 +15,7 @@ fn one_to_many(c: &mut Criterion) {
             .warm_up_time(Duration::from_millis(200))
             .measurement_time(Duration::from_secs(1))
             .throughput(Throughput::Bytes(len as u64));
-        for &engine in engines::ALL {
+        for engine in engines::of(Transport::Tcp) {
             let pair = Pair::start(engine, Job::Blob(len), 64).expect("the server starts");
             group.bench_function(BenchmarkId::from_parameter(engine.name), |b| {
                 b.iter_custom(|units| pair.time(units).expect("no connection fails"));

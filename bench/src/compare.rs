@@ -3,9 +3,11 @@
 use crate::engine::Engine;
 use crate::engines;
 use crate::job::{Close, Job};
+use crate::limit;
 use crate::measure::{self, Sample, Setup};
 use crate::roles::Place;
 use crate::targets::Metric;
+use flock_transport::Transport;
 use serde::Serialize;
 use std::io;
 use std::time::Duration;
@@ -19,6 +21,8 @@ pub struct Scenario {
     pub about: &'static str,
     /// What is done.
     pub job: Job,
+    /// What carries the connections.
+    pub transport: Transport,
     /// Connections at a time.
     pub in_flight: usize,
     /// Whether both roles share core 0; else the client has core 0 and the server core 1.
@@ -36,11 +40,23 @@ const LIFE: Scenario = Scenario {
     name: "life-fin",
     about: "connect, 33 bytes each way, close by the client's FIN; both roles on one core",
     job: Job::Life(Close::Fin),
+    transport: Transport::Tcp,
     in_flight: 256,
     one_core: true,
     common_client: false,
     copies: 1,
     metric: Metric::Cpu,
+};
+
+const UTP_BULK: Scenario = Scenario {
+    name: "utp-bulk",
+    about: "one flow of 64 KiB writes in datagrams of at most 1,472 bytes, counted where they arrive; client on core 0 and server on core 1",
+    job: Job::Bulk,
+    transport: Transport::Utp,
+    in_flight: 1,
+    one_core: false,
+    metric: Metric::Rate,
+    ..LIFE
 };
 
 /// Every scenario, in the order of the report.
@@ -109,6 +125,13 @@ pub const ALL: &[Scenario] = &[
         metric: Metric::Rate,
         ..LIFE
     },
+    UTP_BULK,
+    Scenario {
+        name: "utp-bulk-64",
+        about: "the same with 64 flows, each from a socket of its own, in sum",
+        in_flight: 64,
+        ..UTP_BULK
+    },
 ];
 
 /// The scenario called `name`.
@@ -169,6 +192,7 @@ impl Scenario {
             server: engine,
             client,
             job: self.job,
+            transport: self.transport,
             in_flight: self.in_flight,
             server_core: Some(usize::from(!self.one_core)),
             client_core: Some(0),
@@ -236,13 +260,21 @@ pub fn run(
 /// there are several cores.
 #[must_use]
 pub fn default_engines(scenario: &Scenario) -> Vec<Engine> {
+    let carries = |engine: &&Engine| {
+        let same = engine.transport == scenario.transport;
+        // One stream of the kernel's TCP, for comparison.
+        let beside = scenario.transport == Transport::Utp && scenario.job == Job::Bulk;
+        same || beside && engine.name == limit::epoll::ENGINE.name
+    };
     let dials = matches!(scenario.job, Job::Life(_)) && !scenario.common_client;
     let differs = |engine: &&Engine| match engine.name {
         name if name.ends_with("-qa0") || name.ends_with("-ack") => dials,
+        name if name.ends_with("-one") => scenario.job == Job::Bulk && scenario.in_flight > 1,
         name if name.ends_with("-single") => scenario.copies > 1,
         _ => true,
     };
-    engines::ALL.iter().filter(differs).copied().collect()
+    let all = engines::ALL.iter().filter(carries);
+    all.filter(differs).copied().collect()
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ impl Pair {
     /// # Errors
     /// Those of the client; any failed connection.
     pub fn time(&self, units: u64) -> io::Result<Duration> {
-        let targets = Targets::loopback(self.server.addr.port());
+        let targets = Targets::here(self.engine.transport, self.server.addr.port());
         let drive = Drive::new(self.job, targets, self.in_flight, Some(units));
         let begun = Instant::now();
         let client = Client::start(self.engine, drive, Some(0))?;

@@ -2,6 +2,7 @@
 
 use crate::job::{self, Frame, Job, Targets};
 use bytes::Bytes;
+use flock_transport::Transport;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,6 +17,8 @@ pub struct Engine {
     pub name: &'static str,
     /// What it is, in a few words.
     pub about: &'static str,
+    /// What carries its connections.
+    pub transport: Transport,
     /// Whether one server spreads over several cores by itself (see [`Serve::shards`]).
     pub sharded: bool,
     /// Serves until [`Serve::stopped`].

@@ -1,6 +1,7 @@
 //! What is measured: the job, its frames, and the sockets both sides use.
 
 use bytes::Bytes;
+use flock_transport::Transport;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -225,6 +226,26 @@ impl Targets {
             base: Ipv4Addr::new(127, 1, 0, 0),
             spread: 256,
             port,
+        }
+    }
+
+    /// One address. A UDP server on all addresses answers from the one that the route names, so that
+    /// only that one can be talked to.
+    #[must_use]
+    pub fn one(base: Ipv4Addr, port: u16) -> Self {
+        Self {
+            base,
+            spread: 1,
+            port,
+        }
+    }
+
+    /// Where clients of `transport` find a server on all addresses of this host.
+    #[must_use]
+    pub fn here(transport: Transport, port: u16) -> Self {
+        match transport {
+            Transport::Tcp => Self::loopback(port),
+            Transport::Utp => Self::one(Ipv4Addr::LOCALHOST, port),
         }
     }
 

@@ -4,6 +4,7 @@
 use crate::engine::{Drive, Engine, Serve};
 use crate::job::{Job, Targets};
 use crate::limit::sys::{self, CpuClock};
+use flock_transport::Transport;
 use serde::Serialize;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -25,6 +26,8 @@ pub struct Setup {
     pub client: Engine,
     /// What they do.
     pub job: Job,
+    /// What carries the connections in this comparison. Over uTP, bulk is counted where it arrives.
+    pub transport: Transport,
     /// Connections at a time.
     pub in_flight: usize,
     /// The core of the server's threads; `None` leaves them where the system puts them.
@@ -241,14 +244,15 @@ impl Client {
 pub fn run(setup: &Setup) -> io::Result<Sample> {
     let bind = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
     let server = Server::start(setup.server, setup.job, bind, setup.server_core)?;
-    let targets = Targets::loopback(server.addr.port());
+    let targets = Targets::here(setup.client.transport, server.addr.port());
     let drive = Drive::new(setup.job, targets, setup.in_flight, None);
     let client = Client::start(setup.client, drive, setup.client_core)?;
     let harness = CpuClock::of_this_thread()?;
     thread::sleep(setup.warm_up);
-    let before = read(&client, harness)?;
+    let read = || read(setup, &server, &client, harness);
+    let before = read()?;
     thread::sleep(setup.window);
-    let after = read(&client, harness)?;
+    let after = read()?;
 
     let shared = Arc::clone(&client.cx);
     client.stop()?;
@@ -258,13 +262,26 @@ pub fn run(setup: &Setup) -> io::Result<Sample> {
     Ok(sample(&before, &after, errors, &shared))
 }
 
-fn read(client: &Client, harness: CpuClock) -> io::Result<Reading> {
+impl Setup {
+    /// Whether units are counted where they arrive: what a transport has taken may be far from there.
+    #[must_use]
+    pub fn counts_arrivals(&self) -> bool {
+        self.transport == Transport::Utp && self.job == Job::Bulk
+    }
+}
+
+fn read(setup: &Setup, server: &Server, client: &Client, harness: CpuClock) -> io::Result<Reading> {
+    let done = if setup.counts_arrivals() {
+        server.cx.served.bytes.load(Ordering::Relaxed) / setup.job.request() as u64
+    } else {
+        client.cx.done.load(Ordering::Relaxed)
+    };
     Ok(Reading {
         at: Instant::now(),
         process: CpuClock::PROCESS.read()?,
         client: client.clock.read()?,
         harness: harness.read()?,
-        done: client.cx.done.load(Ordering::Relaxed),
+        done,
     })
 }
 

@@ -180,6 +180,12 @@ pub const ALL: &[Target] = &[
     rate("bulk", "flock-uring", "monoio-tuned", 0.9),
     rate("bulk", "flock-uring", "uring", 0.9),
     rate("bulk", "flock-uring", "epoll", 0.9),
+    rate("utp-bulk", "flock-utp-uring", "librqbit-utp", 8.0),
+    rate("utp-bulk", "flock-utp-uring", "utp-native", 12.0),
+    rate("utp-bulk", "flock-utp-uring", "udp-gso", 0.5),
+    rate("utp-bulk", "flock-utp-poll", "flock-utp-uring", 0.8),
+    rate("utp-bulk-64", "flock-utp-uring", "flock-utp-uring-one", 0.9),
+    rate("utp-bulk-64", "flock-utp-poll", "flock-utp-uring", 0.8),
 ];
 
 #[cfg(test)]

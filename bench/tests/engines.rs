@@ -2,22 +2,30 @@
 //! count the same.
 
 use flock_bench::engine::{Drive, Engine};
-use flock_bench::engines;
+use flock_bench::engines::{self, flock};
 use flock_bench::job::{Close, Job, Targets};
 use flock_bench::limit;
 use flock_bench::measure::{Client, Server};
+use flock_transport::Transport;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 const UNITS: u64 = 50;
+const PEERS: usize = 8;
 
 fn check(server: Engine, client: Engine, job: Job) {
+    let peers = if client.name.ends_with("-one") {
+        1
+    } else {
+        PEERS
+    };
     let what = format!("{} <- {} {job:?}", server.name, client.name);
     let bind = SocketAddr::from(([0, 0, 0, 0], 0));
     let server = Server::start(server, job, bind, None).expect(&what);
-    let drive = Drive::new(job, Targets::loopback(server.addr.port()), 8, Some(UNITS));
+    let targets = Targets::here(client.transport, server.addr.port());
+    let drive = Drive::new(job, targets, peers, Some(UNITS));
     let client = Client::start(client, drive, None).expect(&what);
     let driven = Arc::clone(&client.cx);
     client.finish().expect(&what);
@@ -26,7 +34,7 @@ fn check(server: Engine, client: Engine, job: Job) {
 
     let (frames, bytes) = match job {
         Job::Life(_) => (UNITS, 0),
-        job => (8, UNITS * job.request() as u64),
+        job => (peers as u64, UNITS * job.request() as u64),
     };
     let served = &server.cx.served;
     let deadline = Instant::now() + Duration::from_secs(5);
@@ -40,7 +48,7 @@ fn check(server: Engine, client: Engine, job: Job) {
 }
 
 fn all(job: Job) {
-    for &engine in engines::ALL {
+    for engine in engines::of(Transport::Tcp) {
         check(engine, engine, job);
         check(engine, limit::epoll::ENGINE, job);
         check(limit::uring::ENGINE, engine, job);
@@ -71,4 +79,25 @@ fn one_blob_to_many() {
 #[test]
 fn bulk() {
     all(Job::Bulk);
+}
+
+/// Raw datagrams are no uTP: such an engine talks to itself alone.
+fn is_raw(engine: Engine) -> bool {
+    engine.name.starts_with("udp-")
+}
+
+fn all_utp(job: Job, skip: &[&str]) {
+    let able = |engine: &Engine| !skip.contains(&engine.name);
+    for engine in engines::of(Transport::Utp).filter(able) {
+        check(engine, engine, job);
+        if !is_raw(engine) {
+            check(engine, flock::UTP_URING, job);
+            check(flock::UTP_POLL, engine, job);
+        }
+    }
+}
+
+#[test]
+fn bulk_over_utp() {
+    all_utp(Job::Bulk, &[]);
 }

@@ -7,6 +7,7 @@ use compio::driver::ProactorBuilder;
 use compio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use compio::net::{TcpListener, TcpStream};
 use compio::runtime::RuntimeBuilder;
+use flock_transport::Transport;
 use std::io;
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use std::sync::Arc;
 pub const PLAIN: Engine = Engine {
     name: "compio",
     about: "compio, defaults",
+    transport: Transport::Tcp,
     sharded: false,
     serve: |cx| block_on(false, serve(Arc::clone(cx))),
     drive: |cx| block_on(false, drive(Arc::clone(cx))),
@@ -23,6 +25,7 @@ pub const PLAIN: Engine = Engine {
 pub const TUNED: Engine = Engine {
     name: "compio-tuned",
     about: "compio, SINGLE_ISSUER | COOP_TASKRUN | DEFER_TASKRUN",
+    transport: Transport::Tcp,
     sharded: false,
     serve: |cx| block_on(true, serve(Arc::clone(cx))),
     drive: |cx| block_on(true, drive(Arc::clone(cx))),

@@ -3,12 +3,14 @@
 
 pub mod compio;
 pub mod flock;
+pub mod librqbit;
 pub mod monoio;
 pub mod tokio;
 pub mod tokio_uring;
 
 use crate::engine::Engine;
 use crate::limit;
+use flock_transport::Transport;
 
 /// Every engine there is, in the order of the tables.
 pub const ALL: &[Engine] = &[
@@ -28,7 +30,18 @@ pub const ALL: &[Engine] = &[
     tokio_uring::TUNED,
     compio::PLAIN,
     compio::TUNED,
+    limit::udp::GSO,
+    flock::UTP_URING,
+    flock::UTP_POLL,
+    flock::UTP_ONE,
+    librqbit::ENGINE,
 ];
+
+/// The engines whose connections `transport` carries.
+pub fn of(transport: Transport) -> impl Iterator<Item = Engine> {
+    let all = ALL.iter().copied();
+    all.filter(move |engine| engine.transport == transport)
+}
 
 /// The engine called `name`.
 #[must_use]

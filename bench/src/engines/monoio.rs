@@ -3,6 +3,7 @@
 use crate::engine::{Drive, Engine, Serve, add, unexpected};
 use crate::job::{self, FRAME_LEN, Job};
 use crate::limit::sys;
+use flock_transport::Transport;
 use monoio::buf::{IoBuf, Slice};
 use monoio::io::{AsyncReadRent, AsyncReadRentExt, AsyncWriteRentExt};
 use monoio::net::{TcpListener, TcpStream};
@@ -15,6 +16,7 @@ use std::sync::Arc;
 pub const PLAIN: Engine = Engine {
     name: "monoio",
     about: "monoio, defaults",
+    transport: Transport::Tcp,
     sharded: false,
     serve: |cx| block_on(plain(), serve(Arc::clone(cx))),
     drive: |cx| block_on(plain(), drive(Arc::clone(cx))),
@@ -24,6 +26,7 @@ pub const PLAIN: Engine = Engine {
 pub const TUNED: Engine = Engine {
     name: "monoio-tuned",
     about: "monoio, SINGLE_ISSUER | COOP_TASKRUN | DEFER_TASKRUN",
+    transport: Transport::Tcp,
     sharded: false,
     serve: |cx| block_on(tuned(), serve(Arc::clone(cx))),
     drive: |cx| block_on(tuned(), drive(Arc::clone(cx))),

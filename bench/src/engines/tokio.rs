@@ -2,6 +2,7 @@
 
 use crate::engine::{Drive, Engine, Serve, add, unexpected};
 use crate::job::{self, FRAME_LEN, Job};
+use flock_transport::Transport;
 use std::io;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -12,6 +13,7 @@ use tokio::task::{LocalSet, spawn_local};
 pub const ENGINE: Engine = Engine {
     name: "tokio",
     about: "tokio current_thread, a task per connection",
+    transport: Transport::Tcp,
     sharded: false,
     serve,
     drive,

@@ -3,6 +3,7 @@
 use crate::engine::{Drive, Engine, Serve, add, unexpected};
 use crate::job::{self, FRAME_LEN, Frame, Job};
 use crate::limit::sys;
+use flock_transport::Transport;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use tokio_uring::net::{TcpListener, TcpStream};
 pub const PLAIN: Engine = Engine {
     name: "tokio-uring",
     about: "tokio-uring, defaults",
+    transport: Transport::Tcp,
     sharded: false,
     serve: |cx| tokio_uring::builder().start(serve(Arc::clone(cx))),
     drive: |cx| tokio_uring::builder().start(drive(Arc::clone(cx))),
@@ -22,6 +24,7 @@ pub const PLAIN: Engine = Engine {
 pub const TUNED: Engine = Engine {
     name: "tokio-uring-tuned",
     about: "tokio-uring, COOP_TASKRUN | TASKRUN_FLAG",
+    transport: Transport::Tcp,
     sharded: false,
     serve: |cx| tuned().start(serve(Arc::clone(cx))),
     drive: |cx| tuned().start(drive(Arc::clone(cx))),

@@ -2,4 +2,5 @@
 
 pub mod epoll;
 pub mod sys;
+pub mod udp;
 pub mod uring;

@@ -1,5 +1,6 @@
 //! The client's side: connections on the engine's driver, many at a time.
 
+use super::GRACE;
 use crate::engine::Drive;
 use crate::job::{self, FRAME_LEN, Frame, Job};
 use bytes::BytesMut;
@@ -11,10 +12,6 @@ use flock_tcp::StreamOptions;
 use flock_transport::{Chunks, CloseHow};
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
-
-/// How long closing may take at the end.
-const GRACE: Duration = Duration::from_secs(1);
 
 /// One connection after the other; its index is the token of its sockets.
 struct Peer {

@@ -3,14 +3,21 @@
 
 mod client;
 mod server;
+mod utp;
 
 use crate::engine::Engine;
 use flock_engine::io::Backend;
+use flock_transport::Transport;
+use std::time::Duration;
+
+/// How long closing may take at the end.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// On io_uring, as it comes.
 pub const URING: Engine = Engine {
     name: "flock-uring",
     about: "Flock on io_uring, as it comes (TCP_QUICKACK 0 before connect)",
+    transport: Transport::Tcp,
     sharded: true,
     serve: |cx| server::serve(cx, Backend::Uring),
     drive: |cx| client::drive(cx, Backend::Uring, true),
@@ -36,6 +43,7 @@ pub const URING_SINGLE: Engine = Engine {
 pub const POLL: Engine = Engine {
     name: "flock-poll",
     about: "Flock on epoll, as it comes (TCP_QUICKACK 0 before connect)",
+    transport: Transport::Tcp,
     sharded: true,
     serve: |cx| server::serve(cx, Backend::Poll),
     drive: |cx| client::drive(cx, Backend::Poll, true),
@@ -47,4 +55,31 @@ pub const POLL_ACK: Engine = Engine {
     about: "Flock on epoll, quick-ack left alone",
     drive: |cx| client::drive(cx, Backend::Poll, false),
     ..POLL
+};
+
+/// uTP on io_uring.
+pub const UTP_URING: Engine = Engine {
+    name: "flock-utp-uring",
+    about: "Flock over uTP on io_uring, as it comes",
+    transport: Transport::Utp,
+    sharded: true,
+    serve: |cx| server::serve_utp(cx, Backend::Uring),
+    drive: |cx| utp::drive(cx, Backend::Uring, cx.in_flight),
+};
+
+/// uTP on epoll.
+pub const UTP_POLL: Engine = Engine {
+    name: "flock-utp-poll",
+    about: "Flock over uTP on epoll with sendmmsg and recvmmsg, as it comes",
+    serve: |cx| server::serve_utp(cx, Backend::Poll),
+    drive: |cx| utp::drive(cx, Backend::Poll, cx.in_flight),
+    ..UTP_URING
+};
+
+/// uTP on io_uring, always one connection at a time.
+pub const UTP_ONE: Engine = Engine {
+    name: "flock-utp-uring-one",
+    about: "Flock over uTP on io_uring, one connection whatever the scenario says",
+    drive: |cx| utp::drive(cx, Backend::Uring, 1),
+    ..UTP_URING
 };

@@ -5,7 +5,7 @@ use crate::job::{Job, SERVER_FRAME};
 use bytes::Bytes;
 use flock_engine::io::Backend;
 use flock_engine::{
-    CloseReason, ConnCx, ConnId, ConnectionInfo, Flock, Handler, IdChoice, PeerId, ShardCx,
+    Builder, CloseReason, ConnCx, ConnId, ConnectionInfo, Flock, Handler, IdChoice, PeerId, ShardCx,
 };
 use std::io;
 use std::sync::Arc;
@@ -50,12 +50,17 @@ impl Handler for Session {
 }
 
 pub(super) fn serve(cx: &Arc<Serve>, backend: Backend) -> io::Result<()> {
+    start(cx, Flock::builder().backend(backend))
+}
+
+pub(super) fn serve_utp(cx: &Arc<Serve>, backend: Backend) -> io::Result<()> {
+    start(cx, Flock::builder().backend(backend).tcp(false))
+}
+
+fn start(cx: &Arc<Serve>, options: Builder) -> io::Result<()> {
     let shared = Arc::clone(cx);
     let id = PeerId::new(&SERVER_FRAME[1..]).expect("32 bytes make an id");
-    let mut options = Flock::builder()
-        .id(IdChoice::Fixed(id))
-        .backend(backend)
-        .shards(cx.shards);
+    let mut options = options.id(IdChoice::Fixed(id)).shards(cx.shards);
     if cx.shards > 1 {
         options = options.cpus(0..cx.shards);
     }

@@ -4,11 +4,13 @@ mod client;
 mod server;
 
 use crate::engine::Engine;
+use flock_transport::Transport;
 
 /// The plain loop.
 pub const ENGINE: Engine = Engine {
     name: "epoll",
     about: "limit: raw epoll loop",
+    transport: Transport::Tcp,
     sharded: false,
     serve: server::serve,
     drive: |cx| client::drive(cx, false),
@@ -18,6 +20,7 @@ pub const ENGINE: Engine = Engine {
 pub const ENGINE_QA0: Engine = Engine {
     name: "epoll-qa0",
     about: "limit: raw epoll loop, TCP_QUICKACK 0 before connect",
+    transport: Transport::Tcp,
     sharded: false,
     serve: server::serve,
     drive: |cx| client::drive(cx, true),

@@ -13,6 +13,7 @@ mod client;
 mod server;
 
 use crate::engine::Engine;
+use flock_transport::Transport;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use std::io;
 
@@ -20,6 +21,7 @@ use std::io;
 pub const ENGINE: Engine = Engine {
     name: "uring",
     about: "limit: raw io_uring loop, in steps",
+    transport: Transport::Tcp,
     sharded: false,
     serve: server::serve,
     drive: |cx| client::drive(cx, false),
@@ -29,6 +31,7 @@ pub const ENGINE: Engine = Engine {
 pub const ENGINE_QA0: Engine = Engine {
     name: "uring-qa0",
     about: "limit: raw io_uring loop, TCP_QUICKACK 0 before connect",
+    transport: Transport::Tcp,
     sharded: false,
     serve: server::serve,
     drive: |cx| client::drive(cx, true),

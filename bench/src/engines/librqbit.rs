@@ -1,0 +1,144 @@
+//! librqbit-utp on tokio, current-thread runtime: one task per connection, beside its own.
+
+use crate::engine::{Drive, Engine, Serve, add, unexpected};
+use crate::job::{self, FRAME_LEN, Job};
+use flock_transport::Transport;
+use librqbit_utp::{UtpSocketUdp, UtpStream};
+use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::{LocalSet, spawn_local};
+use tokio::time::{sleep, timeout};
+
+/// As an ordinary user writes it, with default options: link MTU 1,500 (datagrams of 1,472 bytes), and
+/// a receive buffer of the socket as large as the system allows.
+pub const ENGINE: Engine = Engine {
+    name: "librqbit-utp",
+    about: "librqbit-utp 0.7.0 on tokio current_thread, a task per connection; it cannot reset",
+    transport: Transport::Utp,
+    sharded: false,
+    serve,
+    drive,
+};
+
+/// How often a server looks whether it is to end.
+const LOOK: Duration = Duration::from_millis(20);
+/// How long one step of a connection may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+fn block_on<F: Future<Output = io::Result<()>>>(future: F) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    LocalSet::new().block_on(&runtime, future)
+}
+
+fn supported(job: Job) -> io::Result<()> {
+    match job {
+        Job::Bulk => Ok(()),
+        Job::Life(_) if !job.resets() => Ok(()),
+        _ => Err(ErrorKind::Unsupported.into()),
+    }
+}
+
+async fn stopped(cx: &Serve) {
+    while !cx.stopped() {
+        sleep(LOOK).await;
+    }
+}
+
+fn serve(cx: &Arc<Serve>) -> io::Result<()> {
+    supported(cx.job)?;
+    block_on(async {
+        let socket = UtpSocketUdp::new_udp(cx.bind())
+            .await
+            .map_err(io::Error::other)?;
+        cx.report(socket.bind_addr());
+        loop {
+            let stream = tokio::select! {
+                stream = socket.accept() => stream.map_err(io::Error::other)?,
+                () = stopped(cx) => return Ok(()),
+            };
+            let cx = Arc::clone(cx);
+            spawn_local(async move {
+                if session(&cx, stream).await.is_err() {
+                    add(&cx.served.errors, 1);
+                }
+                cx.count_end();
+            });
+        }
+    })
+}
+
+async fn session(cx: &Serve, mut stream: UtpStream) -> io::Result<()> {
+    stream.write_all(&job::SERVER_FRAME).await?;
+    let mut frame = [0; FRAME_LEN];
+    stream.read_exact(&mut frame).await?;
+    cx.count_frame(&frame);
+    let mut buffer = vec![0; cx.job.server_buffer()];
+    loop {
+        match stream.read(&mut buffer).await? {
+            0 => return stream.shutdown().await,
+            len => add(&cx.served.bytes, len as u64),
+        }
+    }
+}
+
+fn drive(cx: &Arc<Drive>) -> io::Result<()> {
+    supported(cx.job)?;
+    block_on(async {
+        let mut workers = Vec::with_capacity(cx.in_flight);
+        for _ in 0..cx.in_flight {
+            let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+            let socket = UtpSocketUdp::new_udp(any).await.map_err(io::Error::other)?;
+            let cx = Arc::clone(cx);
+            workers.push(spawn_local(async move {
+                while cx.next() {
+                    if connection(&cx, &socket).await.is_err() {
+                        cx.count_error();
+                    }
+                }
+            }));
+        }
+        for worker in workers {
+            worker.await?;
+        }
+        Ok(())
+    })
+}
+
+/// One connection; the caller holds the right to its first unit.
+async fn connection(cx: &Drive, socket: &Arc<UtpSocketUdp>) -> io::Result<()> {
+    let (addr, hello) = cx.connection();
+    let stream = timeout(PATIENCE, socket.connect(addr)).await?;
+    let mut stream = stream.map_err(io::Error::other)?;
+    stream.write_all(&hello).await?;
+    let mut frame = [0; FRAME_LEN];
+    timeout(PATIENCE, stream.read_exact(&mut frame)).await??;
+    if !job::is_server_frame(&frame) {
+        return Err(unexpected("not the server's frame"));
+    }
+    if let Job::Life(_) = cx.job {
+        finish(&mut stream).await?;
+        cx.count_done();
+        return Ok(());
+    }
+    loop {
+        stream.write_all(&cx.request).await?;
+        cx.count_done();
+        if !cx.next() {
+            return finish(&mut stream).await;
+        }
+    }
+}
+
+/// Ends our direction and waits for the server's end.
+async fn finish(stream: &mut UtpStream) -> io::Result<()> {
+    timeout(PATIENCE, stream.shutdown()).await??;
+    match timeout(PATIENCE, stream.read(&mut [0])).await?? {
+        0 => Ok(()),
+        _ => Err(unexpected("more than the server's frame")),
+    }
+}
