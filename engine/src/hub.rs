@@ -1,13 +1,15 @@
 //! Where the shards' events meet their reader.
 
+use crate::api::waiters::{block_until, deadline};
 use crate::event::Event;
 use crate::io::Waker as ShardWaker;
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::task::{Poll, Waker};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 /// Takes events from all shards. Without a subscriber they are only counted.
 ///
@@ -16,7 +18,6 @@ use std::time::{Duration, Instant};
 /// started still come, and those of what the application bans.
 pub(crate) struct Hub {
     queue: Mutex<Queue>,
-    arrived: Condvar,
     subscribed: AtomicBool,
     /// Events unread, as a hint that costs no lock.
     unread: AtomicUsize,
@@ -40,7 +41,6 @@ impl Hub {
     pub(crate) fn new(limit: usize, shards: Vec<ShardWaker>) -> Self {
         Self {
             queue: Mutex::default(),
-            arrived: Condvar::new(),
             subscribed: AtomicBool::new(false),
             unread: AtomicUsize::new(0),
             congested: AtomicBool::new(false),
@@ -73,7 +73,6 @@ impl Hub {
         }
         let waker = queue.waker.take();
         drop(queue);
-        self.arrived.notify_one();
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -98,7 +97,6 @@ impl Hub {
         queue.over = true;
         let waker = queue.waker.take();
         drop(queue);
-        self.arrived.notify_all();
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -138,41 +136,68 @@ impl Events {
     /// The next event, blocking this thread at most for `timeout`. `None` means that time ran
     /// out or that the engine has ended.
     pub fn next_timeout(&mut self, timeout: Duration) -> Option<Event> {
-        let deadline = crate::api::deadline(timeout);
-        let mut queue = self.hub.lock();
-        loop {
-            if let Some(event) = self.hub.pop(&mut queue) {
-                return Some(event);
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || queue.over {
-                return None;
-            }
-            let waited = self.hub.arrived.wait_timeout(queue, left);
-            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
+        block_until(deadline(timeout), |waker| self.poll(waker)).flatten()
     }
 
     /// The next event, or `None` once the engine has ended. Cancellation-safe, for any runtime.
     pub async fn next(&mut self) -> Option<Event> {
-        poll_fn(|cx| {
-            let mut queue = self.hub.lock();
-            match self.hub.pop(&mut queue) {
-                Some(event) => Poll::Ready(Some(event)),
-                None if queue.over => Poll::Ready(None),
-                None => {
-                    queue.waker = Some(cx.waker().clone());
-                    Poll::Pending
-                }
+        poll_fn(|cx| self.poll(cx.waker())).await
+    }
+
+    /// The events one after the other, each blocking this thread until it comes; the end is that
+    /// of the engine.
+    pub fn blocking(&mut self) -> BlockingEvents<'_> {
+        BlockingEvents(self)
+    }
+
+    fn poll(&mut self, waker: &Waker) -> Poll<Option<Event>> {
+        let mut queue = self.hub.lock();
+        match self.hub.pop(&mut queue) {
+            Some(event) => Poll::Ready(Some(event)),
+            None if queue.over => Poll::Ready(None),
+            None => {
+                // The one before is dropped outside the lock: it may run anything.
+                let before = match &queue.waker {
+                    Some(known) if known.will_wake(waker) => None,
+                    _ => queue.waker.replace(waker.clone()),
+                };
+                drop(queue);
+                drop(before);
+                Poll::Pending
             }
-        })
-        .await
+        }
     }
 
     /// Events waiting to be read.
     #[must_use]
     pub fn unread(&self) -> usize {
         self.hub.unread.load(Ordering::Relaxed)
+    }
+}
+
+/// The events as they come; it ends with the engine. Cancellation-safe: an event is either returned
+/// or still there.
+impl futures_core::Stream for Events {
+    type Item = Event;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        self.get_mut().poll(cx.waker())
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.unread(), None)
+    }
+}
+
+/// The events of an engine for a thread that may block; made by [`Events::blocking`].
+#[derive(Debug)]
+pub struct BlockingEvents<'a>(&'a mut Events);
+
+impl Iterator for BlockingEvents<'_> {
+    type Item = Event;
+
+    fn next(&mut self) -> Option<Event> {
+        self.0.next_timeout(Duration::MAX)
     }
 }
 

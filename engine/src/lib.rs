@@ -25,7 +25,8 @@ mod wheel;
 
 pub use api::{
     Assembled, BanTarget, Builder, Channel, Connection, Flock, FlockError, Handler, IdChoice,
-    Ignore, JoinOptions, RecvError, SendError, Stats, StreamConn, StreamMessage, Streams,
+    Ignore, JoinOptions, Reader, RecvError, SendError, Stats, StreamConn, StreamMessage, Streams,
+    Writer,
 };
 pub use event::{ConnectionInfo, Event, Peer, ShardFailure};
 pub use flock_tcp as tcp;
@@ -34,7 +35,7 @@ pub use flock_tcp::{
 };
 pub use flock_transport::{Blame, CloseReason, Errno, HandshakeError, Instant, Transport};
 pub use flock_utp as utp;
-pub use hub::Events;
+pub use hub::{BlockingEvents, Events};
 pub use names::{ChannelKey, ConnId, PeerId};
 pub use shard::{ConnCx, Shard, ShardCounters, ShardCx, ShardStats, Step};
 pub use swarm::SwarmCounters;

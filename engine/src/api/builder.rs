@@ -1,7 +1,8 @@
 use super::exchange::Exchange;
 use super::flock::Flock;
+use super::pipe::ABOVE_HIGH_MAX;
 use super::start::start;
-use super::streams::{ABOVE_HIGH_MAX, StreamMessage, Streams};
+use super::streams::{StreamMessage, Streams};
 use crate::api::Handler;
 use crate::io::{Backend, Driver, DriverConfig, Unavailable};
 use crate::names::PeerId;
@@ -11,6 +12,7 @@ use ipnet::IpNet;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Which id the engine states in its handshakes.
@@ -246,6 +248,20 @@ impl Builder {
     /// # Errors
     /// An option makes no sense, or the system refuses threads or rings.
     pub fn start(self) -> Result<Flock, FlockError> {
+        let exchange = self.exchange()?;
+        let handlers = exchange.clone();
+        let flock = start(
+            &self,
+            move |_| Streams::new(handlers.clone()),
+            |senders| {
+                exchange.wire(senders.to_vec());
+            },
+        )?;
+        Ok(flock.with_exchange(exchange))
+    }
+
+    /// Where the connections of an engine wait, once the options for them make sense.
+    fn exchange(&self) -> Result<Arc<Exchange>, FlockError> {
         let max = self.send_limits.high as usize + ABOVE_HIGH_MAX;
         if (self.send_limits.max as usize) < max {
             let text =
@@ -256,16 +272,11 @@ impl Builder {
             let text = "accept_backlog must be at least 1";
             return Err(FlockError::Option(text.to_owned()));
         }
-        let exchange = Exchange::new(self.recv_limit, self.accept_backlog, self.linger);
-        let handlers = exchange.clone();
-        let flock = start(
-            &self,
-            move |_| Streams::new(handlers.clone()),
-            |senders| {
-                exchange.wire(senders.to_vec());
-            },
-        )?;
-        Ok(flock.with_exchange(exchange))
+        Ok(Exchange::new(
+            self.recv_limit,
+            self.accept_backlog,
+            self.linger,
+        ))
     }
 
     /// Starts an engine whose connections go to handlers, one per shard, made by `handler` on
@@ -292,6 +303,21 @@ impl Builder {
         handler: impl Fn(usize) -> H,
     ) -> Result<Assembled<D, H>, FlockError> {
         super::start::assemble(self, drivers, handler)
+    }
+
+    /// As [`assemble`](Self::assemble), for an engine whose connections are taken with
+    /// [`Flock::accept`].
+    ///
+    /// # Errors
+    /// An option makes no sense.
+    pub fn assemble_streams<D: Driver>(
+        self,
+        drivers: Vec<D>,
+    ) -> Result<Assembled<D, Streams>, FlockError> {
+        let exchange = self.exchange()?;
+        let handler = |_| Streams::new(exchange.clone());
+        let (flock, shards) = super::start::assemble(self, drivers, handler)?;
+        Ok((flock.with_wired_exchange(exchange), shards))
     }
 
     /// Checks the options against each other.

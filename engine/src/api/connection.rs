@@ -1,20 +1,33 @@
-use super::streams::{PIECE, Read, Stream, Write};
+use super::pipe::{PIECE, Read, Write};
+use super::streams::Stream;
+use super::waiters::{block_until, deadline};
 use crate::event::ConnectionInfo;
 use crate::names::ConnId;
-use bytes::{Buf, Bytes};
-use flock_transport::{Blame, CloseReason};
+use bytes::Bytes;
+use flock_transport::CloseReason;
 use std::fmt;
 use std::future::poll_fn;
+use std::ops::Deref;
 use std::sync::Arc;
-use std::task::{Poll, Wake, Waker};
-use std::thread::{self, Thread};
-use std::time::{Duration, Instant};
+use std::task::{Poll, Waker};
+use std::time::Duration;
 
 /// A connection to a peer, usable from any thread and any async runtime, or none.
 ///
-/// Its futures are cancellation-safe: `recv` loses no bytes; `send` tells through
-/// [`SendError::unsent`] and, when dropped, may have sent a first part, in pieces of 64 KiB.
+/// It sends and receives shared [`Bytes`], and is an `AsyncRead` and an `AsyncWrite`, of the crate
+/// `futures-io` and, with the feature `tokio`, of tokio. Several tasks may use it at a time, through
+/// references or as [`split`](Self::split) halves.
+///
+/// What is held is bounded: bytes received and not taken by [`Builder::recv_limit`], beyond which
+/// the peer is held back, and bytes sent by the marks of [`Builder::send_limits`], beyond which
+/// senders wait. A peer held back may still add what was on its way to it in the turn that reached the
+/// limit, which the driver's receive buffers bound.
+///
+/// Its futures do nothing before they are polled, and are cancellation-safe as each of them says.
 /// Dropping the connection closes it after what was sent has gone out.
+///
+/// [`Builder::recv_limit`]: crate::Builder::recv_limit
+/// [`Builder::send_limits`]: crate::Builder::send_limits
 pub struct Connection {
     stream: Arc<Stream>,
     /// Whether dropping it closes it.
@@ -62,21 +75,25 @@ impl fmt::Display for RecvError {
 impl std::error::Error for RecvError {}
 
 impl Connection {
-    pub(crate) fn new(stream: Arc<Stream>) -> Self {
+    pub(super) fn new(stream: Arc<Stream>) -> Self {
         Self {
             stream,
             owned: true,
         }
     }
 
+    pub(super) fn stream(&self) -> &Arc<Stream> {
+        &self.stream
+    }
+
     /// Whether the peer is gone or going.
     pub(super) fn is_over(&self) -> bool {
-        self.stream.peer_is_gone()
+        self.stream.pipe.peer_is_gone()
     }
 
     /// Now with the application.
     pub(super) fn taken(self) -> Self {
-        self.stream.take();
+        self.stream.pipe.take();
         self
     }
 
@@ -100,17 +117,49 @@ impl Connection {
     /// Whether the connection is over. Bytes received before may still be there.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.stream.closed().is_some()
+        self.stream.pipe.closed().is_some()
     }
 
-    /// Hands `data` to the engine, by reference, and waits while its send queue is above the
-    /// high-water mark. Done means queued, not arrived.
+    /// Why the connection is over, once it is.
+    #[must_use]
+    pub fn closed(&self) -> Option<CloseReason> {
+        self.stream.pipe.closed()
+    }
+
+    /// Bytes received that nobody has taken yet.
+    #[must_use]
+    pub fn unread(&self) -> usize {
+        self.stream.pipe.held().0
+    }
+
+    /// Bytes sent that are not in the shard's send queue yet.
+    #[must_use]
+    pub fn unqueued(&self) -> usize {
+        self.stream.pipe.held().1
+    }
+
+    /// Hands `data` to the engine, by reference unless it is short, and waits while the send queue is
+    /// above its high-water mark. Done means queued, not arrived.
+    ///
+    /// Cancellation: up to 64 KiB go as a whole or, if the future is dropped first, not at all. More
+    /// goes in parts, and a dropped future may have sent some of them; [`send_all`](Self::send_all)
+    /// says how many.
     ///
     /// # Errors
     /// The connection ended, or this side ended or closed it; what was not handed over comes back.
     pub async fn send(&self, data: impl Into<Bytes>) -> Result<(), SendError> {
         let mut data = data.into();
-        poll_fn(|cx| self.hand_over(&mut data, cx.waker())).await
+        self.send_all(&mut data).await
+    }
+
+    /// As [`send`](Self::send), taking what was handed over off the front of `data`.
+    ///
+    /// Cancellation-safe: when the future is dropped, `data` is what was not sent.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub async fn send_all(&self, data: &mut Bytes) -> Result<(), SendError> {
+        poll_fn(|cx| self.hand_over(data, cx.waker())).await
     }
 
     /// As [`send`](Self::send), blocking this thread at most for `timeout`.
@@ -118,30 +167,22 @@ impl Connection {
     /// # Errors
     /// As [`send`](Self::send), or time ran out.
     pub fn send_timeout(&self, data: impl Into<Bytes>, timeout: Duration) -> Result<(), SendError> {
-        let deadline = deadline(timeout);
         let mut data = data.into();
-        let waker = Waker::from(Arc::new(Unpark(thread::current())));
-        loop {
-            if let Poll::Ready(result) = self.hand_over(&mut data, &waker) {
-                return result;
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(SendError {
-                    unsent: data,
-                    reason: None,
-                });
-            }
-            thread::park_timeout(left);
+        let poll = |waker: &Waker| self.hand_over(&mut data, waker);
+        match block_until(deadline(timeout), poll) {
+            Some(result) => result,
+            None => Err(SendError {
+                unsent: data,
+                reason: None,
+            }),
         }
     }
 
     /// Hands over what there is room for, and takes it off `data`.
     fn hand_over(&self, data: &mut Bytes, waker: &Waker) -> Poll<Result<(), SendError>> {
         while !data.is_empty() {
-            let piece = data.slice(..data.len().min(PIECE));
-            match self.stream.write(&piece, waker) {
-                Write::Taken => data.advance(piece.len()),
+            match self.stream.write(data, waker) {
+                Write::Taken(_) => {}
                 Write::Full => return Poll::Pending,
                 Write::Closed(reason) => {
                     return Poll::Ready(Err(SendError {
@@ -154,43 +195,33 @@ impl Connection {
         Poll::Ready(Ok(()))
     }
 
-    /// The next bytes received, or `None` once the peer has ended its direction (or the
-    /// connection was closed in good order).
+    /// The next bytes received, at most 64 KiB, or `None` once the peer has ended its direction or the
+    /// connection was closed by this side or in good order.
+    ///
+    /// Cancellation-safe: bytes are either returned or still there.
     ///
     /// # Errors
-    /// The connection broke.
+    /// The connection broke, or the engine was shut down.
     pub async fn recv(&self) -> Result<Option<Bytes>, RecvError> {
-        poll_fn(|cx| match self.take(Some(cx.waker())) {
-            Some(result) => Poll::Ready(result),
-            None => Poll::Pending,
-        })
-        .await
+        poll_fn(|cx| self.take(PIECE, cx.waker())).await
     }
 
     /// As [`recv`](Self::recv), blocking this thread at most for `timeout`.
     ///
     /// # Errors
-    /// The connection broke, or nothing came in time.
+    /// As [`recv`](Self::recv), or nothing came in time.
     pub fn recv_timeout(&self, timeout: Duration) -> Result<Option<Bytes>, RecvError> {
-        let deadline = deadline(timeout);
-        loop {
-            if let Some(result) = self.take(None) {
-                return result;
-            }
-            if !self.stream.wait_readable(deadline) {
-                return Err(RecvError::TimedOut);
-            }
-        }
+        block_until(deadline(timeout), |waker| self.take(PIECE, waker))
+            .unwrap_or(Err(RecvError::TimedOut))
     }
 
-    fn take(&self, waker: Option<&Waker>) -> Option<Result<Option<Bytes>, RecvError>> {
-        match self.stream.read(waker) {
-            Read::Data(data) => Some(Ok(Some(data))),
-            Read::End => Some(Ok(None)),
-            Read::Closed(CloseReason::PeerClosed) => Some(Ok(None)),
-            Read::Closed(reason) if reason.blame() == Blame::Application => Some(Ok(None)),
-            Read::Closed(reason) => Some(Err(RecvError::Closed(reason))),
-            Read::Nothing => None,
+    /// Takes at most `max` bytes.
+    pub(super) fn take(&self, max: usize, waker: &Waker) -> Poll<Result<Option<Bytes>, RecvError>> {
+        match self.stream.read(max, waker) {
+            Read::Data(data) => Poll::Ready(Ok(Some(data))),
+            Read::End => Poll::Ready(Ok(None)),
+            Read::Closed(reason) => Poll::Ready(Err(RecvError::Closed(reason))),
+            Read::Nothing => Poll::Pending,
         }
     }
 
@@ -198,39 +229,63 @@ impl Connection {
     /// after it. When the peer has ended its direction, too, the connection is over; what it sent
     /// can still be received.
     pub fn end(&self) {
-        self.stream.end();
+        self.stream.ask(|asked| &mut asked.end);
     }
 
-    /// Closes after what was sent has gone out.
+    /// Closes after what was sent has gone out. What was received can still be taken, and nothing
+    /// more comes.
     pub fn close(&self) {
-        self.stream.close(false);
+        self.stream.ask(|asked| &mut asked.close);
     }
 
     /// Resets the connection; what has not gone out is lost.
     pub fn abort(&self) {
-        self.stream.close(true);
+        self.stream.ask(|asked| &mut asked.abort);
+    }
+
+    /// Two halves, for two tasks. See [`Reader`] and [`Writer`] for what dropping them does.
+    #[must_use]
+    pub fn split(self) -> (Reader, Writer) {
+        let shared = Arc::new(self);
+        (Reader(shared.clone()), Writer(shared))
     }
 }
 
-/// `timeout` from now; one beyond what a clock can say is as good as for ever.
-pub(crate) fn deadline(timeout: Duration) -> Instant {
-    const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-    let now = Instant::now();
-    now.checked_add(timeout).unwrap_or(now + FOR_EVER)
+/// The receiving half of a [`Connection`], which it gives access to. When both halves are dropped
+/// the connection closes.
+#[derive(Debug)]
+pub struct Reader(Arc<Connection>);
+
+/// The sending half of a [`Connection`], which it gives access to. Dropping it ends our direction
+/// after what was sent; when both halves are dropped the connection closes.
+#[derive(Debug)]
+pub struct Writer(Arc<Connection>);
+
+impl Deref for Reader {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.0
+    }
 }
 
-/// Wakes a blocked thread.
-struct Unpark(Thread);
+impl Deref for Writer {
+    type Target = Connection;
 
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
+    fn deref(&self) -> &Connection {
+        &self.0
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if self.owned && !self.is_closed() {
+        if self.owned {
             self.close();
         }
     }

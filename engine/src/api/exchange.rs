@@ -2,12 +2,13 @@
 
 use super::connection::Connection;
 use super::streams::StreamMessage;
+use super::waiters::{Waiters, wake_all};
 use crate::shard::Mail;
-use crate::shard::mailbox::{Sender, remember};
+use crate::shard::mailbox::Sender;
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What all streams of an engine share. It knows no stream, so that streams may know it.
 pub(crate) struct Wires {
@@ -29,7 +30,6 @@ impl Wires {
 pub(crate) struct Exchange {
     pub(super) wires: Arc<Wires>,
     backlog: Mutex<Backlog>,
-    arrived: Condvar,
     /// Connections that wait at a time.
     limit: usize,
 }
@@ -37,7 +37,7 @@ pub(crate) struct Exchange {
 #[derive(Default)]
 struct Backlog {
     waiting: VecDeque<Connection>,
-    wakers: Vec<Waker>,
+    waiters: Waiters,
     missed: u64,
     over: bool,
 }
@@ -55,7 +55,6 @@ impl Exchange {
                 grace,
             }),
             backlog: Mutex::default(),
-            arrived: Condvar::new(),
             limit,
         })
     }
@@ -83,14 +82,12 @@ impl Exchange {
             forgotten = backlog.waiting.remove(at);
         }
         backlog.waiting.push_back(connection);
-        let wakers = std::mem::take(&mut backlog.wakers);
+        let mut woken = Vec::new();
+        backlog.waiters.take(&mut woken);
         drop(backlog);
         // Closes it, which takes locks of its own.
         drop(forgotten);
-        self.arrived.notify_one();
-        for waker in wakers {
-            waker.wake();
-        }
+        wake_all(&mut woken);
         Ok(())
     }
 
@@ -103,28 +100,10 @@ impl Exchange {
         if backlog.over {
             return Err(Over);
         }
-        let woken = remember(&mut backlog.wakers, waker);
+        let mut crowd = backlog.waiters.add(waker);
         drop(backlog);
-        for waker in woken {
-            waker.wake();
-        }
+        wake_all(&mut crowd);
         Ok(None)
-    }
-
-    /// Waits on this thread for the next connection until `deadline`.
-    pub(super) fn wait(&self, deadline: Instant) -> Option<Connection> {
-        let mut backlog = self.lock();
-        loop {
-            if let Some(connection) = backlog.waiting.pop_front() {
-                return Some(connection.taken());
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || backlog.over {
-                return None;
-            }
-            let waited = self.arrived.wait_timeout(backlog, left);
-            backlog = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
     }
 
     /// Connections forgotten or turned away because the backlog was full.
@@ -136,11 +115,9 @@ impl Exchange {
     pub(super) fn close(&self) {
         let mut backlog = self.lock();
         backlog.over = true;
-        let wakers = std::mem::take(&mut backlog.wakers);
+        let mut woken = Vec::new();
+        backlog.waiters.take(&mut woken);
         drop(backlog);
-        self.arrived.notify_all();
-        for waker in wakers {
-            waker.wake();
-        }
+        wake_all(&mut woken);
     }
 }

@@ -1,6 +1,7 @@
 use super::builder::{Builder, DefaultMessage, FlockError};
-use super::connection::{Connection, deadline};
+use super::connection::Connection;
 use super::exchange::Exchange;
+use super::waiters::{block_until, deadline};
 use crate::event::ConnectionInfo;
 use crate::hub::{Events, Hub};
 use crate::io::Selected;
@@ -18,7 +19,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -79,25 +80,37 @@ impl Flock {
         self
     }
 
+    /// The same for an engine whose shards do not run yet.
+    pub(super) fn with_wired_exchange(self, exchange: Arc<Exchange>) -> Self {
+        exchange.wire(self.inner.senders.clone());
+        self.with_exchange(exchange)
+    }
+
     /// The next connected peer, or `None` once the engine was shut down. Cancellation-safe.
     ///
     /// Connections wait for this call, up to [`Builder::accept_backlog`]; beyond that those that
     /// have ended are forgotten first, and then new ones are reset.
     pub async fn accept(&self) -> Option<Connection> {
-        let exchange = self.inner.exchange.as_ref()?;
-        poll_fn(|cx| match exchange.poll(cx.waker()) {
-            Ok(Some(connection)) => Poll::Ready(Some(connection)),
-            Ok(None) => Poll::Pending,
-            Err(_) => Poll::Ready(None),
-        })
-        .await
+        poll_fn(|cx| self.poll_accept(cx)).await
     }
 
     /// As [`accept`](Self::accept), blocking this thread at most for `timeout`.
     #[must_use]
     pub fn accept_timeout(&self, timeout: Duration) -> Option<Connection> {
-        let deadline = deadline(timeout);
-        self.inner.exchange.as_ref()?.wait(deadline)
+        let poll = |waker: &Waker| self.poll_accept(&mut Context::from_waker(waker));
+        block_until(deadline(timeout), poll).flatten()
+    }
+
+    /// As [`accept`](Self::accept), for futures and streams of the caller's making.
+    pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<Option<Connection>> {
+        let Some(exchange) = &self.inner.exchange else {
+            return Poll::Ready(None);
+        };
+        match exchange.poll(cx.waker()) {
+            Ok(Some(connection)) => Poll::Ready(Some(connection)),
+            Ok(None) => Poll::Pending,
+            Err(_) => Poll::Ready(None),
+        }
     }
 
     /// Connections that were forgotten or reset because the backlog was full.

@@ -54,6 +54,10 @@ pub trait Handler: 'static {
     fn on_message(&mut self, cx: &mut ShardCx<'_>, msg: Self::Msg) {
         let _ = (cx, msg);
     }
+
+    /// The calls of this turn are over, and what they queued is with the driver. For what is cheaper
+    /// done once than after each call, such as waking other threads.
+    fn on_turn_end(&mut self) {}
 }
 
 /// The handler that accepts every peer and drops what it says. For engines that only count.

@@ -6,14 +6,15 @@ mod connection;
 mod exchange;
 mod flock;
 mod handler;
-mod incoming;
+mod pieces;
+mod pipe;
+mod readwrite;
 mod start;
 mod streams;
-
-pub(crate) use connection::deadline;
+pub(crate) mod waiters;
 
 pub use builder::{Assembled, Builder, FlockError, IdChoice};
-pub use connection::{Connection, RecvError, SendError};
+pub use connection::{Connection, Reader, RecvError, SendError, Writer};
 pub use flock::{BanTarget, Channel, Flock, JoinOptions, Stats};
 pub use handler::{Handler, Ignore};
 pub use streams::{StreamConn, StreamMessage, Streams};

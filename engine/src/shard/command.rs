@@ -82,8 +82,5 @@ pub(crate) enum Command {
 /// A request that concerns one connection; ignored when that has gone.
 pub(crate) enum ConnCommand {
     Send(Bytes),
-    End,
     Close,
-    Abort,
-    Resume,
 }

@@ -1,7 +1,7 @@
 //! A shard's mailbox: many senders, one reader that takes everything at a stroke.
 
 use crate::io::Waker;
-use std::{fmt, task};
+use std::fmt;
 use sync::{Arc, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering};
 
 #[cfg(not(loom))]
@@ -41,8 +41,6 @@ struct Shared<T> {
 /// Unread protocol messages above which the shards start no new connections, each of which would
 /// bring more of them: those of the living ones are few.
 const CROWDED: usize = 16 * 1024;
-/// Senders waiting for room that are remembered; beyond it all are woken, to ask again.
-const WAITERS_MAX: usize = 64;
 
 struct State<T> {
     mail: Vec<T>,
@@ -51,8 +49,6 @@ struct State<T> {
     /// The largest of the nudges since the reader's last look.
     nudge: Option<u16>,
     closed: bool,
-    /// Who waits for room for ordinary mail.
-    waiters: Vec<task::Waker>,
     /// Whether the reader may be asleep and nobody has begun to wake it.
     asleep: bool,
 }
@@ -83,7 +79,6 @@ impl<T> Mailbox<T> {
             ordinary: 0,
             nudge: None,
             closed: false,
-            waiters: Vec::new(),
             asleep: false,
         };
         let shared = Arc::new(Shared {
@@ -122,13 +117,7 @@ impl<T> Mailbox<T> {
         std::mem::swap(&mut state.mail, into);
         state.ordinary = 0;
         self.shared.protocol.store(0, Ordering::Relaxed);
-        let nudge = state.nudge.take();
-        let waiters = std::mem::take(&mut state.waiters);
-        drop(state);
-        for waiter in waiters {
-            waiter.wake();
-        }
-        nudge
+        state.nudge.take()
     }
 
     /// Messages refused because the mailbox was at its limit.
@@ -143,44 +132,38 @@ impl<T> Drop for Mailbox<T> {
         state.closed = true;
         // Dropped outside the lock: mail may hold reply channels whose owners run on drop.
         let mail = std::mem::take(&mut state.mail);
-        let waiters = std::mem::take(&mut state.waiters);
         drop(state);
         drop(mail);
-        for waiter in waiters {
-            waiter.wake();
-        }
     }
 }
 
 impl<T> Sender<T> {
     /// Leaves a message, if there is room.
     pub(crate) fn send(&self, message: T) -> Result<(), SendError<T>> {
-        self.send_or_wait(message, None)
-    }
-
-    /// As [`send`](Self::send); `waiter` is woken once there may be room for what found none.
-    pub(crate) fn send_or_wait(
-        &self,
-        message: T,
-        waiter: Option<&task::Waker>,
-    ) -> Result<(), SendError<T>> {
         let mut state = self.shared.lock();
         if state.closed {
             return Err(SendError::Closed(message));
         }
         if state.ordinary >= self.shared.limit {
             self.shared.refused.fetch_add(1, Ordering::Relaxed);
-            let woken = waiter.map(|waiter| remember(&mut state.waiters, waiter));
-            drop(state);
-            for waiter in woken.into_iter().flatten() {
-                waiter.wake();
-            }
             return Err(SendError::Full(message));
         }
         state.ordinary += 1;
         state.mail.push(message);
         self.shared.wake_sleeper(state);
         Ok(())
+    }
+
+    /// Leaves a message of which its sender has no second one unread. There are never more of them
+    /// than connections, so they need no limit of their own and crowd nobody out. A shard that has
+    /// ended takes none.
+    pub(crate) fn send_only_one(&self, message: T) {
+        let mut state = self.shared.lock();
+        if state.closed {
+            return;
+        }
+        state.mail.push(message);
+        self.shared.wake_sleeper(state);
     }
 
     /// Leaves a message whose loss would leave the shards at odds, so it always finds room. A shard
@@ -214,22 +197,6 @@ impl<T> Sender<T> {
             self.shared.wake_sleeper(state);
         }
     }
-}
-
-/// Adds `waiter` to those who wait, once; when they are too many they are returned, to be woken
-/// and to ask again.
-pub(crate) fn remember(waiters: &mut Vec<task::Waker>, waiter: &task::Waker) -> Vec<task::Waker> {
-    if waiters.iter().any(|known| known.will_wake(waiter)) {
-        return Vec::new();
-    }
-    let many = waiters.len() >= WAITERS_MAX;
-    let woken = if many {
-        std::mem::take(waiters)
-    } else {
-        Vec::new()
-    };
-    waiters.push(waiter.clone());
-    woken
 }
 
 impl<T> Clone for Sender<T> {
@@ -332,37 +299,6 @@ mod tests {
         assert!(sender.crowded());
         mailbox.take(&mut Vec::new());
         assert!(!sender.crowded());
-    }
-
-    #[test]
-    fn who_found_no_room_is_woken_when_there_is() {
-        struct Woken(AtomicUsize);
-        impl task::Wake for Woken {
-            fn wake(self: std::sync::Arc<Self>) {
-                self.0.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-        let (sender, mailbox, _) = mailbox(1);
-        sender.send(1).unwrap();
-        let woken: Vec<_> = (0..2)
-            .map(|_| std::sync::Arc::new(Woken(AtomicUsize::new(0))))
-            .collect();
-        for waiter in &woken {
-            let waker = task::Waker::from(waiter.clone());
-            for _ in 0..2 {
-                let refused = sender.send_or_wait(2, Some(&waker));
-                assert!(matches!(refused, Err(SendError::Full(2))));
-            }
-        }
-        let counts = || {
-            woken
-                .iter()
-                .map(|w| w.0.load(Ordering::Relaxed))
-                .sum::<usize>()
-        };
-        assert_eq!(counts(), 0);
-        mailbox.take(&mut Vec::new());
-        assert_eq!(counts(), 2, "each once");
     }
 }
 

@@ -120,6 +120,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.serve_utp(now);
         self.hold_starts(now);
         self.flush(now);
+        self.end_turn();
         let done = self
             .ending
             .is_some_and(|at| self.links.table.is_empty() || now >= at);
@@ -343,6 +344,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.counters.handler_panics += u64::from(panicked);
     }
 
+    fn end_turn(&mut self) {
+        let call = AssertUnwindSafe(|| self.handler.on_turn_end());
+        self.counters.handler_panics += u64::from(catch_unwind(call).is_err());
+    }
+
     fn publish(&mut self) {
         let stats = self.swarm.stats();
         self.counters.mail_refused = self.mailbox.refused();
@@ -383,6 +389,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             self.links.remove(key);
         }
         self.act(now);
+        self.end_turn();
         self.flush_datagrams(now);
         let drained = self.driver.shutdown(DRAIN_GRACE);
         self.counters.operations_leaked += drained.leaked;

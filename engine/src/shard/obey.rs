@@ -181,10 +181,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                     self.links.abort(key, CloseReason::SendQueueFull);
                 }
             },
-            ConnCommand::End => self.links.end(key),
-            ConnCommand::Resume => self.links.resume(key),
             ConnCommand::Close => self.links.close(key, CloseReason::Local),
-            ConnCommand::Abort => self.links.abort(key, CloseReason::Local),
         }
     }
 
