@@ -76,38 +76,38 @@ impl Default for DriverConfig {
     }
 }
 
-/// What a driver counted since its start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct DriverCounters {
-    /// Turns taken.
-    pub turns: u64,
-    /// Turns that slept.
-    pub waits: u64,
-    /// Times the completion queue overflowed; nothing was lost.
-    pub completion_overflows: u64,
-    /// Operations that waited in user space for room in the submission queue.
-    pub submissions_spilled: u64,
-    /// Times a receive was parked for want of buffers.
-    pub receives_parked: u64,
-    /// Times accepting paused for want of descriptors or memory.
-    pub accepts_paused: u64,
-    /// Accepted connections closed at once because the socket table was full.
-    pub accepts_refused: u64,
-    /// Connections that were gone before they could be named (reset in the backlog).
-    pub accepts_aborted: u64,
-    /// Sends that took more than one system operation.
-    pub short_sends: u64,
-    /// Completions of sockets closed meanwhile.
-    pub stale_completions: u64,
-    /// Trains of datagrams handed to the kernel.
-    pub trains: u64,
-    /// Trains that went datagram by datagram, because the way out of the host refused them whole.
-    pub trains_split: u64,
-    /// Datagrams that came empty or that the network refused (ICMP errors); nobody is told.
-    pub datagrams_dropped: u64,
-    /// Errors of `close`, `shutdown` and of optional socket options.
-    pub soft_errors: u64,
+flock_transport::counters! {
+    /// What a driver counted since its start.
+    pub struct DriverCounters {
+        /// Turns taken.
+        turns,
+        /// Turns that slept.
+        waits,
+        /// Times the completion queue overflowed; nothing was lost.
+        completion_overflows,
+        /// Operations that waited in user space for room in the submission queue.
+        submissions_spilled,
+        /// Times a receive was parked for want of buffers.
+        receives_parked,
+        /// Times accepting paused for want of descriptors or memory.
+        accepts_paused,
+        /// Accepted connections closed at once because the socket table was full.
+        accepts_refused,
+        /// Connections that were gone before they could be named (reset in the backlog).
+        accepts_aborted,
+        /// Sends that took more than one system operation.
+        short_sends,
+        /// Completions of sockets closed meanwhile.
+        stale_completions,
+        /// Trains of datagrams handed to the kernel.
+        trains,
+        /// Trains that went datagram by datagram, because the way out of the host refused them whole.
+        trains_split,
+        /// Datagrams that came empty or that the network refused (ICMP errors); nobody is told.
+        datagrams_dropped,
+        /// Errors of `close`, `shutdown` and of optional socket options.
+        soft_errors,
+    }
 }
 
 /// How a driver's end went.

@@ -1,110 +1,70 @@
 //! What a swarm counts.
 
-/// Defines the counters and what is done with all of them.
-macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// What a shard's swarm decided since its start, by kind. Plain sums: nothing here is
-        /// reset, and what is under way at the moment is in [`Stats`](super::Stats).
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-        #[non_exhaustive]
-        pub struct SwarmCounters {
-            $($(#[$doc])* pub $name: u64,)*
-        }
-
-        impl SwarmCounters {
-            /// Adds another swarm's counters to these.
-            pub fn add(&mut self, other: &Self) {
-                $(self.$name += other.$name;)*
-            }
-
-            /// All counters with their names, in the order of their declaration.
-            pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
-                [$((stringify!($name), self.$name),)*].into_iter()
-            }
-        }
-    };
-}
-
-counters! {
-    /// Channels that were not joined because 1,048,576 are.
-    joins_refused,
-    /// Candidates taken in.
-    candidates_added,
-    /// Finds of a candidate that was known, for a channel it was known for.
-    candidates_duplicate,
-    /// Finds refused because the candidate table is full.
-    candidates_refused,
-    /// Finds refused because the address is banned.
-    candidates_banned,
-    /// Finds refused because the whitelist does not name the address.
-    candidates_not_whitelisted,
-    /// Further channels of known candidates that there was no room to note.
-    channels_refused,
-    /// Candidates given up after too many failed dials.
-    drops,
-    /// Dials over TCP.
-    dials_tcp,
-    /// Dials over uTP.
-    dials_utp,
-    /// Candidates that a dial, over every transport tried, did not reach.
-    dials_failed,
-    /// Those of `dials_failed` that a deadline ended.
-    dials_timed_out,
-    /// Dials ended because the candidate was banned or its channels were left.
-    dials_given_up,
-    /// Inbound connections refused because the address is banned.
-    inbound_banned,
-    /// Inbound connections refused because the whitelist does not name the address.
-    inbound_not_whitelisted,
-    /// Inbound connections refused because `max_connections` is reached.
-    inbound_full,
-    /// Inbound connections refused because too many handshakes are unfinished.
-    inbound_half_open,
-    /// Inbound connections refused because the engine's connection table is full.
-    inbound_table_full,
-    /// Handshakes of inbound connections begun.
-    handshakes_inbound,
-    /// Handshakes of dialled connections begun.
-    handshakes_outbound,
-    /// Handshakes whose time ran out, admission included.
-    handshakes_timed_out,
-    /// Inbound handshakes ended to make room for newer ones.
-    handshakes_crowded_out,
-    /// Connections that ended otherwise before they were admitted or refused.
-    handshakes_failed,
-    /// Connections closed at admission because peer or address is banned.
-    peers_banned,
-    /// Connections to ourselves.
-    selves_detected,
-    /// Questions to a peer's home shard, this one included: may this connection be the peer's?
-    claims_sent,
-    /// Connections admitted.
-    claims_granted,
-    /// Connections refused in favour of one that was there.
-    redundant_refused,
-    /// Admitted connections ended in favour of a new one.
-    redundant_replaced,
-    /// Connections refused by the home shard because `max_connections` is reached.
-    claims_over_limit,
-    /// Bans that the table had no room for.
-    bans_refused,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sums_are_of_each_kind() {
-        let one = SwarmCounters {
-            candidates_added: 1,
-            bans_refused: 2,
-            ..SwarmCounters::default()
-        };
-        let mut sum = one;
-        sum.add(&one);
-        assert_eq!((sum.candidates_added, sum.bans_refused), (2, 4));
-        assert_eq!(sum.iter().map(|(_, n)| n).sum::<u64>(), 6);
-        assert_eq!(sum.iter().last(), Some(("bans_refused", 4)));
+flock_transport::counters! {
+    /// What a shard's swarm decided since its start, by kind. Plain sums: nothing here is
+    /// reset, and what is under way at the moment is in [`Stats`](super::Stats).
+    pub struct SwarmCounters {
+        /// Channels that were not joined because 1,048,576 are.
+        joins_refused,
+        /// Candidates taken in.
+        candidates_added,
+        /// Finds of a candidate that was known, for a channel it was known for.
+        candidates_duplicate,
+        /// Finds refused because the candidate table is full.
+        candidates_refused,
+        /// Finds refused because the address is banned.
+        candidates_banned,
+        /// Finds refused because the whitelist does not name the address.
+        candidates_not_whitelisted,
+        /// Further channels of known candidates that there was no room to note.
+        channels_refused,
+        /// Candidates given up after too many failed dials.
+        drops,
+        /// Dials over TCP.
+        dials_tcp,
+        /// Dials over uTP.
+        dials_utp,
+        /// Candidates that a dial, over every transport tried, did not reach.
+        dials_failed,
+        /// Those of `dials_failed` that a deadline ended.
+        dials_timed_out,
+        /// Dials ended because the candidate was banned or its channels were left.
+        dials_given_up,
+        /// Inbound connections refused because the address is banned.
+        inbound_banned,
+        /// Inbound connections refused because the whitelist does not name the address.
+        inbound_not_whitelisted,
+        /// Inbound connections refused because `max_connections` is reached.
+        inbound_full,
+        /// Inbound connections refused because too many handshakes are unfinished.
+        inbound_half_open,
+        /// Inbound connections refused because the engine's connection table is full.
+        inbound_table_full,
+        /// Handshakes of inbound connections begun.
+        handshakes_inbound,
+        /// Handshakes of dialled connections begun.
+        handshakes_outbound,
+        /// Handshakes whose time ran out, admission included.
+        handshakes_timed_out,
+        /// Inbound handshakes ended to make room for newer ones.
+        handshakes_crowded_out,
+        /// Connections that ended otherwise before they were admitted or refused.
+        handshakes_failed,
+        /// Connections closed at admission because peer or address is banned.
+        peers_banned,
+        /// Connections to ourselves.
+        selves_detected,
+        /// Questions to a peer's home shard, this one included: may this connection be the peer's?
+        claims_sent,
+        /// Connections admitted.
+        claims_granted,
+        /// Connections refused in favour of one that was there.
+        redundant_refused,
+        /// Admitted connections ended in favour of a new one.
+        redundant_replaced,
+        /// Connections refused by the home shard because `max_connections` is reached.
+        claims_over_limit,
+        /// Bans that the table had no room for.
+        bans_refused,
     }
 }
