@@ -13,6 +13,8 @@
 pub mod event;
 mod hub;
 pub mod io;
+#[cfg(feature = "prometheus")]
+mod metrics;
 mod names;
 mod pages;
 
@@ -33,9 +35,11 @@ pub use flock_tcp as tcp;
 pub use flock_tcp::{
     Congestion, Keepalive, ListenOptions, Queued, SendLimits, SendRefused, StreamOptions,
 };
-pub use flock_transport::{Blame, CloseReason, Errno, HandshakeError, Instant, Transport};
+pub use flock_transport::{Blame, CloseReason, Counter, Errno, HandshakeError, Instant, Transport};
 pub use flock_utp as utp;
 pub use hub::{BlockingEvents, Events};
+#[cfg(feature = "prometheus")]
+pub use metrics::Metrics;
 pub use names::{ChannelKey, ConnId, PeerId};
 pub use shard::{ConnCx, Shard, ShardCounters, ShardCx, ShardStats, Step};
 pub use swarm::SwarmCounters;

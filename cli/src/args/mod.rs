@@ -1,5 +1,9 @@
 //! The command line.
 
+mod join;
+
+pub(crate) use join::{JoinArgs, What, parse_channel, parse_hex};
+
 use clap::{Parser, Subcommand, ValueEnum};
 use flock_engine::io::Backend;
 
@@ -26,6 +30,9 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Be a peer of channels: connect to others, be connected to, and do something with the bytes.
+    #[command(after_help = join::EXAMPLES)]
+    Join(Box<JoinArgs>),
     /// Connect stdin and stdout to a peer over a bare transport, without a handshake of ids.
     #[command(after_help = NC_EXAMPLES)]
     Nc(NcArgs),

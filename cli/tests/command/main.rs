@@ -1,4 +1,8 @@
 //! The command as a user runs it.
 
 #[cfg(test)]
+mod join;
+#[cfg(test)]
 mod nc;
+#[cfg(test)]
+mod peer;

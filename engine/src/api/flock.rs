@@ -341,6 +341,13 @@ impl<M: Send + 'static> Flock<M> {
         self.inner.board.sum()
     }
 
+    /// The same for Prometheus, to be registered with a registry of the crate `prometheus-client`.
+    #[cfg(feature = "prometheus")]
+    #[must_use]
+    pub fn metrics(&self) -> crate::Metrics {
+        crate::Metrics::new(self.inner.board.clone())
+    }
+
     /// The events of this engine, from now on. There is one subscriber at a time; without one,
     /// events are only counted.
     ///

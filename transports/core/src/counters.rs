@@ -15,7 +15,7 @@ pub struct Counter {
 macro_rules! counters {
     (
         $(#[$meta:meta])*
-        pub struct $Name:ident {
+        $vis:vis struct $Name:ident {
             $($(#[doc = $help:literal])+ $name:ident,)*
             $(; $($(#[doc = $group_doc:literal])+ $group:ident: $Group:ty,)*)?
         }
@@ -23,20 +23,20 @@ macro_rules! counters {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         #[non_exhaustive]
-        pub struct $Name {
-            $($($(#[doc = $group_doc])+ pub $group: $Group,)*)?
-            $($(#[doc = $help])+ pub $name: u64,)*
+        $vis struct $Name {
+            $($($(#[doc = $group_doc])+ $vis $group: $Group,)*)?
+            $($(#[doc = $help])+ $vis $name: u64,)*
         }
 
         impl $Name {
             /// Adds another's counters to these.
-            pub fn add(&mut self, other: &Self) {
+            $vis fn add(&mut self, other: &Self) {
                 $($(self.$group.add(&other.$group);)*)?
                 $(self.$name += other.$name;)*
             }
 
             /// The counters in the order of their declaration, without those of groups.
-            pub fn iter(&self) -> impl Iterator<Item = $crate::Counter> {
+            $vis fn iter(&self) -> impl Iterator<Item = $crate::Counter> {
                 [$($crate::Counter {
                     name: stringify!($name),
                     help: concat!($($help),+).trim_ascii(),
@@ -54,7 +54,7 @@ mod tests {
 
     counters! {
         /// What is inside.
-        pub struct Inner {
+        struct Inner {
             /// Drops.
             drops,
         }
@@ -62,7 +62,7 @@ mod tests {
 
     counters! {
         /// What is outside.
-        pub struct Outer {
+        struct Outer {
             /// Things
             /// taken in.
             taken,
@@ -93,6 +93,7 @@ mod tests {
 
     #[test]
     fn counters_are_shown_in_order_with_their_words() {
+        assert_eq!(Inner::default().iter().count(), 1);
         let shown: Vec<Counter> = Outer::default().iter().collect();
         assert_eq!(shown.len(), 2);
         assert_eq!(
