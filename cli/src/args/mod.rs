@@ -5,6 +5,7 @@ mod join;
 pub(crate) use join::{JoinArgs, What, parse_channel, parse_hex};
 
 use clap::{Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use flock_engine::io::Backend;
 
 const NC_EXAMPLES: &str = "\
@@ -36,6 +37,16 @@ pub(crate) enum Command {
     /// Connect stdin and stdout to a peer over a bare transport, without a handshake of ids.
     #[command(after_help = NC_EXAMPLES)]
     Nc(NcArgs),
+    /// Tell which system interface this host gives, which limits will be met first, and what to do.
+    Doctor,
+    /// Print completions for a shell, to be sourced or kept where it looks for them.
+    Completions {
+        /// The shell.
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Print the manual as a man page: `revelation man | man -l -`.
+    Man,
 }
 
 #[derive(Debug, clap::Args)]

@@ -58,6 +58,8 @@ impl fmt::Display for JoinError {
     }
 }
 
+impl std::error::Error for JoinError {}
+
 impl From<FlockError> for JoinError {
     fn from(error: FlockError) -> Self {
         Self::Engine(error)

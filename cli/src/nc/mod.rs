@@ -47,6 +47,8 @@ impl fmt::Display for NcError {
     }
 }
 
+impl std::error::Error for NcError {}
+
 /// Sockets open at a time: the listener, and the connections of `--keep-open`.
 const SOCKETS: u32 = 4096;
 

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod join;
 #[cfg(test)]
+mod manual;
+#[cfg(test)]
 mod nc;
 #[cfg(test)]
 mod peer;

@@ -62,6 +62,10 @@ pub struct Limits {
     pub syn_backlog: Option<u32>,
     /// Source ports of dials (`net.ipv4.ip_local_port_range`).
     pub source_ports: Option<RangeInclusive<u16>>,
+    /// The largest receive buffer a socket is given, bytes (`net.core.rmem_max`).
+    pub recv_buffer: Option<u32>,
+    /// The largest send buffer a socket is given, bytes (`net.core.wmem_max`).
+    pub send_buffer: Option<u32>,
     /// Descriptors of this process.
     pub open_files: Option<OpenFiles>,
 }
@@ -76,6 +80,8 @@ impl Limits {
             source_ports: fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")
                 .ok()
                 .and_then(|text| parse_ports(&text)),
+            recv_buffer: read_sysctl("net/core/rmem_max"),
+            send_buffer: read_sysctl("net/core/wmem_max"),
             open_files: OpenFiles::read().ok(),
         }
     }
