@@ -161,6 +161,8 @@ impl Endpoint {
         let Self { half_open, rng, .. } = self;
         let isn = half_open.on_syn(arrived.now, &arrived.from, recv_id, header.seq, rng);
         if let Some(isn) = isn {
+            // The ids are a new connection's from here on.
+            self.tombstones.remove(&Flow::new(&arrived.from, recv_id));
             let answer = self.answer(arrived, Kind::State, header.id, isn, header.seq);
             self.replies.push(arrived.from, answer);
         }

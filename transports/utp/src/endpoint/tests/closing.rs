@@ -62,6 +62,26 @@ fn a_repeated_fin_is_acknowledged_after_the_end_and_forgotten_later() {
 }
 
 #[test]
+fn a_peer_may_use_its_ids_again_at_once() {
+    let mut it = Scripted::new(Config::default());
+    for round in 0..2 {
+        it.side.events.clear();
+        let (key, isn) = it.accepted();
+        assert!(it.side.endpoint.peer(key).is_some(), "round {round}");
+        it.side.endpoint.end(key);
+        let fin = it.drain();
+        assert_eq!(fin[0].kind, Kind::Fin, "round {round}");
+        let fin = packet(Kind::Fin, 41, 101, isn);
+        for _ in 0..2 {
+            // Once to end it, and once more to be acknowledged with this life's numbers.
+            let ack = it.give(&fin, b"");
+            assert_eq!((ack[0].kind, ack[0].ack.get()), (Kind::State, 101));
+            assert_eq!(ack[0].seq.get(), isn.wrapping_add(1), "round {round}");
+        }
+    }
+}
+
+#[test]
 fn a_fin_may_carry_what_is_no_part_of_the_stream() {
     let mut it = Scripted::new(Config::default());
     let (key, isn) = it.accepted();
