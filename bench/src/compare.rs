@@ -48,6 +48,15 @@ const LIFE: Scenario = Scenario {
     metric: Metric::Cpu,
 };
 
+const UTP_LIFE: Scenario = Scenario {
+    name: "utp-life-fin",
+    about: "connect, 33 bytes each way, FIN both ways; every peer has a socket address of its own; both roles on one core",
+    job: Job::Life(Close::Fin),
+    transport: Transport::Utp,
+    in_flight: 64,
+    ..LIFE
+};
+
 const UTP_BULK: Scenario = Scenario {
     name: "utp-bulk",
     about: "one flow of 64 KiB writes in datagrams of at most 1,472 bytes, counted where they arrive; client on core 0 and server on core 1",
@@ -124,6 +133,13 @@ pub const ALL: &[Scenario] = &[
         one_core: false,
         metric: Metric::Rate,
         ..LIFE
+    },
+    UTP_LIFE,
+    Scenario {
+        name: "utp-life-rst",
+        about: "the same, ended by the client's RESET",
+        job: Job::Life(Close::Rst),
+        ..UTP_LIFE
     },
     UTP_BULK,
     Scenario {
@@ -261,7 +277,7 @@ pub fn run(
 #[must_use]
 pub fn default_engines(scenario: &Scenario) -> Vec<Engine> {
     let carries = |engine: &&Engine| {
-        let same = engine.transport == scenario.transport;
+        let same = engine.transport == scenario.transport && (engine.plays)(scenario.job);
         // One stream of the kernel's TCP, for comparison.
         let beside = scenario.transport == Transport::Utp && scenario.job == Job::Bulk;
         same || beside && engine.name == limit::epoll::ENGINE.name
@@ -269,7 +285,7 @@ pub fn default_engines(scenario: &Scenario) -> Vec<Engine> {
     let dials = matches!(scenario.job, Job::Life(_)) && !scenario.common_client;
     let differs = |engine: &&Engine| match engine.name {
         name if name.ends_with("-qa0") || name.ends_with("-ack") => dials,
-        name if name.ends_with("-one") => scenario.job == Job::Bulk && scenario.in_flight > 1,
+        name if name.ends_with("-one") => scenario.in_flight > 1,
         name if name.ends_with("-single") => scenario.copies > 1,
         _ => true,
     };

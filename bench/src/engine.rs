@@ -4,7 +4,7 @@ use crate::job::{self, Frame, Job, Targets};
 use bytes::Bytes;
 use flock_transport::Transport;
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex};
@@ -19,6 +19,8 @@ pub struct Engine {
     pub about: &'static str,
     /// What carries its connections.
     pub transport: Transport,
+    /// Which jobs it can do.
+    pub plays: fn(Job) -> bool,
     /// Whether one server spreads over several cores by itself (see [`Serve::shards`]).
     pub sharded: bool,
     /// Serves until [`Serve::stopped`].
@@ -116,6 +118,9 @@ impl Serve {
         }
         // The server may have gone by itself; then nobody needs the knock.
         let _ = TcpStream::connect(addr);
+        if let Ok(socket) = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)) {
+            let _ = socket.send_to(b"knock", addr);
+        }
     }
 
     /// Counts a client's frame, or the error that it is none.

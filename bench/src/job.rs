@@ -194,6 +194,15 @@ pub fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
+/// Where a socket is bound.
+///
+/// # Errors
+/// The system's; `Unsupported` when that is no internet address.
+pub fn address(socket: &Socket) -> io::Result<SocketAddr> {
+    let addr = socket.local_addr()?.as_socket();
+    addr.ok_or_else(|| io::ErrorKind::Unsupported.into())
+}
+
 /// Sets what a client's socket has in every engine that does not set it by itself:
 /// `TCP_NODELAY`, and `SO_LINGER {1, 0}` where the job ends with a reset.
 ///

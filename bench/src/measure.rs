@@ -2,6 +2,7 @@
 //! the two ends of the window.
 
 use crate::engine::{Drive, Engine, Serve};
+use crate::environment::datagrams_sent;
 use crate::job::{Job, Targets};
 use crate::limit::sys::{self, CpuClock};
 use flock_transport::Transport;
@@ -60,6 +61,9 @@ pub struct Sample {
     pub units: u64,
     /// Messages between the server's shards per unit, where it has several.
     pub messages: f64,
+    /// Datagrams or trains of them that both sides sent per unit, over uTP and where both sides are in
+    /// this network namespace.
+    pub datagrams: f64,
 }
 
 /// One reading of every clock and counter.
@@ -69,6 +73,7 @@ struct Reading {
     client: Duration,
     harness: Duration,
     done: u64,
+    datagrams: u64,
 }
 
 /// A running server.
@@ -282,6 +287,10 @@ fn read(setup: &Setup, server: &Server, client: &Client, harness: CpuClock) -> i
         client: client.clock.read()?,
         harness: harness.read()?,
         done,
+        datagrams: match setup.transport {
+            Transport::Tcp => 0,
+            Transport::Utp => datagrams_sent()?,
+        },
     })
 }
 
@@ -322,5 +331,6 @@ fn sample(before: &Reading, after: &Reading, errors: u64, client: &Drive) -> Sam
         errors,
         units: client.done.load(Ordering::Relaxed),
         messages: 0.0,
+        datagrams: (after.datagrams - before.datagrams) as f64 / units,
     }
 }

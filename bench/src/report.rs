@@ -100,6 +100,7 @@ impl Outcome {
         for series in &self.series {
             self.row(&mut text, series, bulk);
         }
+        self.datagrams(&mut text);
         for series in &self.series {
             let messages: Vec<f64> = series.samples.iter().map(|s| s.messages).collect();
             let messages = Summary::of(&messages).median;
@@ -112,6 +113,25 @@ impl Outcome {
             }
         }
         text
+    }
+
+    /// Says how many datagrams a unit took.
+    fn datagrams(&self, text: &mut String) {
+        let medians = self.series.iter().map(|series| {
+            let each: Vec<f64> = series.samples.iter().map(|s| s.datagrams).collect();
+            (series.engine, Summary::of(&each).median)
+        });
+        let told: Vec<String> = medians
+            .filter(|(_, median)| *median > 0.0)
+            .map(|(engine, median)| format!("{engine} {median:.1}"))
+            .collect();
+        if !told.is_empty() {
+            let told = told.join(", ");
+            let _ = writeln!(
+                text,
+                "\nDatagrams and trains of them sent each, both sides: {told}."
+            );
+        }
     }
 
     fn row(&self, text: &mut String, series: &Series, bulk: bool) {

@@ -344,5 +344,6 @@ fn sample(before: &Reading, after: &Reading) -> Sample {
         errors: after.counted.errors,
         units: after.counted.done,
         messages: (after.counted.messages - before.counted.messages) as f64 / units,
+        datagrams: 0.0,
     }
 }

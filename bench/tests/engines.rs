@@ -86,9 +86,8 @@ fn is_raw(engine: Engine) -> bool {
     engine.name.starts_with("udp-")
 }
 
-fn all_utp(job: Job, skip: &[&str]) {
-    let able = |engine: &Engine| !skip.contains(&engine.name);
-    for engine in engines::of(Transport::Utp).filter(able) {
+fn all_utp(job: Job) {
+    for engine in engines::of(Transport::Utp).filter(|engine| (engine.plays)(job)) {
         check(engine, engine, job);
         if !is_raw(engine) {
             check(engine, flock::UTP_URING, job);
@@ -99,5 +98,15 @@ fn all_utp(job: Job, skip: &[&str]) {
 
 #[test]
 fn bulk_over_utp() {
-    all_utp(Job::Bulk, &[]);
+    all_utp(Job::Bulk);
+}
+
+#[test]
+fn lives_over_utp() {
+    all_utp(Job::Life(Close::Fin));
+}
+
+#[test]
+fn lives_over_utp_that_end_with_reset() {
+    all_utp(Job::Life(Close::Rst));
 }

@@ -1,10 +1,10 @@
 //! librqbit-utp on tokio, current-thread runtime: one task per connection, beside its own.
 
 use crate::engine::{Drive, Engine, Serve, add, unexpected};
-use crate::job::{self, FRAME_LEN, Job};
+use crate::job::{self, Close, FRAME_LEN, Job};
 use flock_transport::Transport;
 use librqbit_utp::{UtpSocketUdp, UtpStream};
-use std::io::{self, ErrorKind};
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +18,7 @@ pub const ENGINE: Engine = Engine {
     name: "librqbit-utp",
     about: "librqbit-utp 0.7.0 on tokio current_thread, a task per connection; it cannot reset",
     transport: Transport::Utp,
+    plays: |job| matches!(job, Job::Life(Close::Fin) | Job::Bulk),
     sharded: false,
     serve,
     drive,
@@ -25,6 +26,8 @@ pub const ENGINE: Engine = Engine {
 
 /// How often a server looks whether it is to end.
 const LOOK: Duration = Duration::from_millis(20);
+/// How long the ends of the last connections may take.
+const GRACE: Duration = Duration::from_millis(200);
 /// How long one step of a connection may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -35,14 +38,6 @@ fn block_on<F: Future<Output = io::Result<()>>>(future: F) -> io::Result<()> {
     LocalSet::new().block_on(&runtime, future)
 }
 
-fn supported(job: Job) -> io::Result<()> {
-    match job {
-        Job::Bulk => Ok(()),
-        Job::Life(_) if !job.resets() => Ok(()),
-        _ => Err(ErrorKind::Unsupported.into()),
-    }
-}
-
 async fn stopped(cx: &Serve) {
     while !cx.stopped() {
         sleep(LOOK).await;
@@ -50,7 +45,6 @@ async fn stopped(cx: &Serve) {
 }
 
 fn serve(cx: &Arc<Serve>) -> io::Result<()> {
-    supported(cx.job)?;
     block_on(async {
         let socket = UtpSocketUdp::new_udp(cx.bind())
             .await
@@ -80,14 +74,14 @@ async fn session(cx: &Serve, mut stream: UtpStream) -> io::Result<()> {
     let mut buffer = vec![0; cx.job.server_buffer()];
     loop {
         match stream.read(&mut buffer).await? {
-            0 => return stream.shutdown().await,
+            // What is dropped is ended in order, in a task of the library's own.
+            0 => return Ok(()),
             len => add(&cx.served.bytes, len as u64),
         }
     }
 }
 
 fn drive(cx: &Arc<Drive>) -> io::Result<()> {
-    supported(cx.job)?;
     block_on(async {
         let mut workers = Vec::with_capacity(cx.in_flight);
         for _ in 0..cx.in_flight {
@@ -105,6 +99,8 @@ fn drive(cx: &Arc<Drive>) -> io::Result<()> {
         for worker in workers {
             worker.await?;
         }
+        // What was dropped last is still being ended.
+        sleep(GRACE).await;
         Ok(())
     })
 }
@@ -121,7 +117,7 @@ async fn connection(cx: &Drive, socket: &Arc<UtpSocketUdp>) -> io::Result<()> {
         return Err(unexpected("not the server's frame"));
     }
     if let Job::Life(_) = cx.job {
-        finish(&mut stream).await?;
+        drop(stream);
         cx.count_done();
         return Ok(());
     }
@@ -129,16 +125,8 @@ async fn connection(cx: &Drive, socket: &Arc<UtpSocketUdp>) -> io::Result<()> {
         stream.write_all(&cx.request).await?;
         cx.count_done();
         if !cx.next() {
-            return finish(&mut stream).await;
+            // The client's runtime ends with its last connection: all is to be there before.
+            return timeout(PATIENCE, stream.shutdown()).await?;
         }
-    }
-}
-
-/// Ends our direction and waits for the server's end.
-async fn finish(stream: &mut UtpStream) -> io::Result<()> {
-    timeout(PATIENCE, stream.shutdown()).await??;
-    match timeout(PATIENCE, stream.read(&mut [0])).await?? {
-        0 => Ok(()),
-        _ => Err(unexpected("more than the server's frame")),
     }
 }

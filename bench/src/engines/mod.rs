@@ -31,6 +31,7 @@ pub const ALL: &[Engine] = &[
     compio::PLAIN,
     compio::TUNED,
     limit::udp::GSO,
+    limit::uring::EXCHANGE,
     flock::UTP_URING,
     flock::UTP_POLL,
     flock::UTP_ONE,

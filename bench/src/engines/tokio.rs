@@ -14,6 +14,7 @@ pub const ENGINE: Engine = Engine {
     name: "tokio",
     about: "tokio current_thread, a task per connection",
     transport: Transport::Tcp,
+    plays: |_| true,
     sharded: false,
     serve,
     drive,

@@ -6,6 +6,7 @@ mod server;
 mod utp;
 
 use crate::engine::Engine;
+use crate::job::Job;
 use flock_engine::io::Backend;
 use flock_transport::Transport;
 use std::time::Duration;
@@ -18,6 +19,7 @@ pub const URING: Engine = Engine {
     name: "flock-uring",
     about: "Flock on io_uring, as it comes (TCP_QUICKACK 0 before connect)",
     transport: Transport::Tcp,
+    plays: |_| true,
     sharded: true,
     serve: |cx| server::serve(cx, Backend::Uring),
     drive: |cx| client::drive(cx, Backend::Uring, true),
@@ -44,6 +46,7 @@ pub const POLL: Engine = Engine {
     name: "flock-poll",
     about: "Flock on epoll, as it comes (TCP_QUICKACK 0 before connect)",
     transport: Transport::Tcp,
+    plays: |_| true,
     sharded: true,
     serve: |cx| server::serve(cx, Backend::Poll),
     drive: |cx| client::drive(cx, Backend::Poll, true),
@@ -62,6 +65,7 @@ pub const UTP_URING: Engine = Engine {
     name: "flock-utp-uring",
     about: "Flock over uTP on io_uring, as it comes",
     transport: Transport::Utp,
+    plays: |job| matches!(job, Job::Life(_) | Job::Bulk),
     sharded: true,
     serve: |cx| server::serve_utp(cx, Backend::Uring),
     drive: |cx| utp::drive(cx, Backend::Uring, cx.in_flight),
@@ -80,6 +84,7 @@ pub const UTP_POLL: Engine = Engine {
 pub const UTP_ONE: Engine = Engine {
     name: "flock-utp-uring-one",
     about: "Flock over uTP on io_uring, one connection whatever the scenario says",
+    plays: |job| job == Job::Bulk,
     drive: |cx| utp::drive(cx, Backend::Uring, 1),
     ..UTP_URING
 };

@@ -35,6 +35,8 @@ struct Peer {
     socket: SocketId,
     endpoint: Endpoint,
     conn: Option<Conn>,
+    /// Connections whose end is queued since then, until the server's end comes.
+    closing: Vec<(Key, Instant)>,
     train: Train,
     /// Trains with the driver.
     under_way: usize,
@@ -48,8 +50,6 @@ struct Conn {
     frame: Frame,
     /// Bytes of the server's frame that have arrived.
     have: usize,
-    /// Our end is queued since then.
-    closing: Option<Instant>,
 }
 
 struct Client<'a, D: Driver> {
@@ -173,6 +173,7 @@ impl Peer {
             socket,
             endpoint: Endpoint::new(config, 0, 1, seed),
             conn: None,
+            closing: Vec::new(),
             train: Train::default(),
             under_way: 0,
             full_until: Instant::ZERO,
@@ -182,7 +183,7 @@ impl Peer {
 
     /// Whether a connection, or a last word of one, is still to be seen to its end.
     fn is_busy(&self) -> bool {
-        self.conn.is_some() || self.under_way > 0
+        self.conn.is_some() || !self.closing.is_empty() || self.under_way > 0
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -206,7 +207,6 @@ impl Peer {
             key,
             frame: [0; FRAME_LEN],
             have: 0,
-            closing: None,
         });
         self.touched = true;
         Ok(())
@@ -228,6 +228,9 @@ impl Peer {
     }
 
     fn on_event(&mut self, cx: &Drive, now: Instant, event: Event, datagrams: &[u8]) {
+        if let Event::Closed { key, reason, .. } = event {
+            return self.over(cx, now, key, reason);
+        }
         let Some(current) = self.conn.as_ref().map(|conn| conn.key) else {
             return;
         };
@@ -235,9 +238,8 @@ impl Peer {
             Event::Data { key, range } if key == current => self.take(cx, now, &datagrams[range]),
             Event::Buffered { key, bytes } if key == current => self.take(cx, now, &bytes),
             Event::Writable { key } if key == current => self.fill(cx, now),
-            // The server ends only what we have ended.
+            // The server ends only what we have ended, and then all that is told is Closed.
             Event::Eof { key } if key == current => self.fail(cx, now),
-            Event::Closed { key, reason, .. } if key == current => self.over(cx, now, reason),
             _ => {}
         }
     }
@@ -263,7 +265,10 @@ impl Peer {
                 self.endpoint.abort(now, key);
                 cx.count_done();
             }
-            Job::Life(_) => self.close(now),
+            Job::Life(_) => {
+                self.close(now);
+                cx.count_done();
+            }
             _ => {
                 self.send(cx.request.clone());
                 cx.count_done();
@@ -274,9 +279,6 @@ impl Peer {
 
     /// Queues as much as the queue likes.
     fn fill(&mut self, cx: &Drive, now: Instant) {
-        if self.conn.as_ref().is_none_or(|conn| conn.closing.is_some()) {
-            return;
-        }
         while cx.next() {
             cx.count_done();
             if self.send(cx.request.clone()) == Queued::AboveHigh {
@@ -294,20 +296,22 @@ impl Peer {
     }
 
     fn close(&mut self, now: Instant) {
-        if let Some(conn) = &mut self.conn {
-            conn.closing = Some(now);
+        if let Some(conn) = self.conn.take() {
+            self.closing.push((conn.key, now));
             self.endpoint.close(now, conn.key);
         }
     }
 
     /// A connection is gone.
-    fn over(&mut self, cx: &Drive, now: Instant, reason: CloseReason) {
-        let Some(conn) = self.conn.take() else { return };
-        let in_time = conn.closing.is_some_and(|since| now - since < LINGER);
-        if reason != CloseReason::Local || !in_time {
+    fn over(&mut self, cx: &Drive, now: Instant, key: Key, reason: CloseReason) {
+        if let Some(at) = self.closing.iter().position(|(closing, _)| *closing == key) {
+            let (_, since) = self.closing.swap_remove(at);
+            if reason != CloseReason::Local || now - since >= LINGER {
+                cx.count_error();
+            }
+        } else if self.conn.as_ref().is_some_and(|conn| conn.key == key) {
+            self.conn = None;
             cx.count_error();
-        } else if let Job::Life(_) = cx.job {
-            cx.count_done();
         }
     }
 

@@ -4,11 +4,11 @@
 //! and both sides count the same; it is the only thing here that the job of raw datagrams would not
 //! need.
 
-use super::{DATAGRAM, HEADER, RECV_BUFFER, SEGMENT, SEND_BUFFER};
+use super::{DATAGRAM, HEADER, SEGMENT, socket};
 use crate::engine::{Drive, Serve, add, unexpected};
-use crate::job::{self, BULK_WRITE, FRAME_LEN, Job};
+use crate::job::{self, BULK_WRITE, FRAME_LEN};
 use crate::limit::sys::{self, Epoll};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::Socket;
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -32,21 +32,6 @@ const DATA: u8 = 0x01;
 const CREDIT: u8 = 0x21;
 const END: u8 = 0x11;
 
-fn socket(bind: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(bind), Type::DGRAM, Some(Protocol::UDP))?;
-    socket.set_recv_buffer_size(RECV_BUFFER)?;
-    socket.set_send_buffer_size(SEND_BUFFER)?;
-    socket.bind(&bind.into())?;
-    Ok(socket)
-}
-
-fn only_bulk(job: Job) -> io::Result<()> {
-    match job {
-        Job::Bulk => Ok(()),
-        _ => Err(io::ErrorKind::Unsupported.into()),
-    }
-}
-
 /// A word of the server's: a header, whose number is all bytes received from this client.
 fn credit(bytes: u64) -> [u8; HEADER] {
     let mut word = [0; HEADER];
@@ -63,7 +48,6 @@ struct Sender {
 }
 
 pub(super) fn serve(cx: &Arc<Serve>) -> io::Result<()> {
-    only_bulk(cx.job)?;
     let socket = socket(cx.bind())?;
     sys::set_option(socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_GRO, 1)?;
     socket.set_read_timeout(Some(LOOK))?;
@@ -188,7 +172,6 @@ impl Flow {
 }
 
 pub(super) fn drive(cx: &Arc<Drive>) -> io::Result<()> {
-    only_bulk(cx.job)?;
     let epoll = Epoll::new()?;
     let mut events = Vec::with_capacity(cx.in_flight);
     let mut flows = Vec::with_capacity(cx.in_flight);

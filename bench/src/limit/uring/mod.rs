@@ -10,9 +10,11 @@
 
 mod buffers;
 mod client;
+mod exchange;
 mod server;
 
 use crate::engine::Engine;
+use crate::job::Job;
 use flock_transport::Transport;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use std::io;
@@ -22,6 +24,7 @@ pub const ENGINE: Engine = Engine {
     name: "uring",
     about: "limit: raw io_uring loop, in steps",
     transport: Transport::Tcp,
+    plays: |_| true,
     sharded: false,
     serve: server::serve,
     drive: |cx| client::drive(cx, false),
@@ -32,9 +35,21 @@ pub const ENGINE_QA0: Engine = Engine {
     name: "uring-qa0",
     about: "limit: raw io_uring loop, TCP_QUICKACK 0 before connect",
     transport: Transport::Tcp,
+    plays: |_| true,
     sharded: false,
     serve: server::serve,
     drive: |cx| client::drive(cx, true),
+};
+
+/// Bare datagrams in the order of a uTP connection's life.
+pub const EXCHANGE: Engine = Engine {
+    name: "udp-exchange",
+    about: "limit: raw io_uring loop that exchanges the packets of a uTP life as bare datagrams",
+    transport: Transport::Utp,
+    plays: |job| matches!(job, Job::Life(_)),
+    sharded: false,
+    serve: exchange::serve,
+    drive: exchange::drive,
 };
 
 const SUBMISSIONS: u32 = 4096;

@@ -95,6 +95,11 @@ impl Connection {
         }
     }
 
+    /// Whether something of the peer's is not acknowledged.
+    pub(crate) fn owes(&self) -> bool {
+        self.acks > 0
+    }
+
     /// A RESET, as the last word.
     pub(crate) fn reset_header(&self, now: Instant) -> Header {
         Header {

@@ -489,8 +489,10 @@ impl Endpoint {
         }
         let finished = connection.finished().is_some();
         if finished {
-            self.replies
-                .push(connection.peer(), connection.last_header(now));
+            if connection.owes() {
+                self.replies
+                    .push(connection.peer(), connection.last_header(now));
+            }
             let flow = Flow::new(&connection.peer(), connection.recv_id());
             let tombstone = Tombstone {
                 send_id: connection.send_id(),

@@ -62,6 +62,18 @@ fn a_repeated_fin_is_acknowledged_after_the_end_and_forgotten_later() {
 }
 
 #[test]
+fn who_has_said_everything_ends_without_another_word() {
+    let mut it = Scripted::new(Config::default());
+    let (key, isn) = it.accepted();
+    it.give(&packet(Kind::Fin, 41, 101, isn.wrapping_sub(1)), b"");
+    it.side.endpoint.end(key);
+    let fin = it.drain();
+    assert_eq!((fin[0].kind, fin[0].ack.get()), (Kind::Fin, 101));
+    assert_eq!(it.give(&packet(Kind::State, 41, 102, isn), b""), []);
+    assert!(it.closed().is_some());
+}
+
+#[test]
 fn a_peer_may_use_its_ids_again_at_once() {
     let mut it = Scripted::new(Config::default());
     for round in 0..2 {
