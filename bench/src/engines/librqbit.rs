@@ -28,6 +28,10 @@ pub const ENGINE: Engine = Engine {
 const LOOK: Duration = Duration::from_millis(20);
 /// How long the ends of the last connections may take.
 const GRACE: Duration = Duration::from_millis(200);
+/// How long one dial may take, and how often it is tried. The library keeps 32 SYNs that nobody has
+/// accepted; a SYN beyond that is refused, and its dial hangs.
+const DIAL_PATIENCE: Duration = Duration::from_millis(100);
+const DIALS: usize = 20;
 /// How long one step of a connection may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -38,32 +42,30 @@ fn block_on<F: Future<Output = io::Result<()>>>(future: F) -> io::Result<()> {
     LocalSet::new().block_on(&runtime, future)
 }
 
-async fn stopped(cx: &Serve) {
-    while !cx.stopped() {
-        sleep(LOOK).await;
-    }
-}
-
 fn serve(cx: &Arc<Serve>) -> io::Result<()> {
     block_on(async {
         let socket = UtpSocketUdp::new_udp(cx.bind())
             .await
             .map_err(io::Error::other)?;
         cx.report(socket.bind_addr());
-        loop {
-            let stream = tokio::select! {
-                stream = socket.accept() => stream.map_err(io::Error::other)?,
-                () = stopped(cx) => return Ok(()),
-            };
-            let cx = Arc::clone(cx);
-            spawn_local(async move {
-                if session(&cx, stream).await.is_err() {
-                    add(&cx.served.errors, 1);
-                }
-                cx.count_end();
-            });
+        spawn_local(accept(Arc::clone(cx), Arc::clone(&socket)));
+        while !cx.stopped() {
+            sleep(LOOK).await;
         }
+        Ok(())
     })
+}
+
+async fn accept(cx: Arc<Serve>, socket: Arc<UtpSocketUdp>) {
+    while let Ok(stream) = socket.accept().await {
+        let cx = Arc::clone(&cx);
+        spawn_local(async move {
+            if session(&cx, stream).await.is_err() {
+                add(&cx.served.errors, 1);
+            }
+            cx.count_end();
+        });
+    }
 }
 
 async fn session(cx: &Serve, mut stream: UtpStream) -> io::Result<()> {
@@ -105,11 +107,19 @@ fn drive(cx: &Arc<Drive>) -> io::Result<()> {
     })
 }
 
+async fn dial(socket: &Arc<UtpSocketUdp>, addr: SocketAddr) -> io::Result<UtpStream> {
+    for _ in 0..DIALS {
+        if let Ok(stream) = timeout(DIAL_PATIENCE, socket.connect(addr)).await {
+            return stream.map_err(io::Error::other);
+        }
+    }
+    Err(io::ErrorKind::TimedOut.into())
+}
+
 /// One connection; the caller holds the right to its first unit.
 async fn connection(cx: &Drive, socket: &Arc<UtpSocketUdp>) -> io::Result<()> {
     let (addr, hello) = cx.connection();
-    let stream = timeout(PATIENCE, socket.connect(addr)).await?;
-    let mut stream = stream.map_err(io::Error::other)?;
+    let mut stream = dial(socket, addr).await?;
     stream.write_all(&hello).await?;
     let mut frame = [0; FRAME_LEN];
     timeout(PATIENCE, stream.read_exact(&mut frame)).await??;

@@ -168,10 +168,11 @@ fn answer(
 
 /// An IPv4 address as the kernel wrote it.
 fn name_of(bytes: &[u8]) -> libc::sockaddr_in {
+    let family = bytes.first_chunk();
     let port = bytes.get(2..4).and_then(|b| b.first_chunk());
     let ip = bytes.get(4..8).and_then(|b| b.first_chunk());
     libc::sockaddr_in {
-        sin_family: libc::AF_INET as libc::sa_family_t,
+        sin_family: family.map_or(0, |b| u16::from_ne_bytes(*b)),
         sin_port: port.map_or(0, |b| u16::from_ne_bytes(*b)),
         sin_addr: libc::in_addr {
             s_addr: ip.map_or(0, |b| u32::from_ne_bytes(*b)),
