@@ -2,7 +2,7 @@
 
 use crate::compare::{self, Plan, Scenario};
 use crate::engine::Engine;
-use crate::engines;
+use crate::engines::{self, utp_native};
 use crate::environment::Environment;
 use crate::job::{Job, Targets};
 use crate::report::{Outcome, Run};
@@ -244,11 +244,12 @@ impl RunArgs {
             self.scenario
         };
         for scenario in &scenarios {
-            let engines = if self.engines.is_empty() {
+            let mut engines = if self.engines.is_empty() {
                 compare::default_engines(scenario)
             } else {
                 self.engines.clone()
             };
+            skip_missing(&mut engines)?;
             let series =
                 compare::run(scenario, &engines, plan, place.as_ref(), |round, engine| {
                     progress(scenario.name, round + 1, plan.rounds, engine);
@@ -267,6 +268,19 @@ impl RunArgs {
             fs::write(folder.join(format!("{name}.json")), json)?;
         }
         Ok(())
+    }
+}
+
+/// Leaves out what this machine has not, and says so.
+fn skip_missing(engines: &mut Vec<Engine>) -> io::Result<()> {
+    let wanted = engines.len();
+    let missing = utp_native::missing();
+    engines.retain(|engine| engine.name != utp_native::ENGINE.name || missing.is_none());
+    match missing {
+        Some(why) if engines.len() < wanted => {
+            writeln!(io::stdout(), "skipped: {}: {why}", utp_native::ENGINE.name)
+        }
+        _ => Ok(()),
     }
 }
 

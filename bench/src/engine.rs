@@ -7,8 +7,9 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::Thread;
+use std::time::Instant;
 
 /// One library in one configuration. Each side runs on the thread that calls it.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +22,8 @@ pub struct Engine {
     pub transport: Transport,
     /// Which jobs it can do.
     pub plays: fn(Job) -> bool,
+    /// Lives after which it stands still for seconds. It is given its best: so many, and they are timed.
+    pub lives_max: Option<u64>,
     /// Whether one server spreads over several cores by itself (see [`Serve::shards`]).
     pub sharded: bool,
     /// Serves until [`Serve::stopped`].
@@ -53,6 +56,8 @@ pub struct Serve {
     pub served: Served,
     /// The blob of [`Job::Blob`], shared by all connections; empty for other jobs.
     pub blob: Bytes,
+    /// Microseconds of processor time spent in processes of the engine's own.
+    pub elsewhere: AtomicU64,
     /// Threads to serve from; more than one only for engines that are [`Engine::sharded`].
     pub shards: usize,
     bind: SocketAddr,
@@ -73,6 +78,7 @@ impl Serve {
             job,
             served: Served::default(),
             blob,
+            elsewhere: AtomicU64::new(0),
             shards,
             bind,
             ready,
@@ -163,6 +169,12 @@ pub struct Drive {
     pub errors: AtomicU64,
     /// What [`Job::request`] says, once for all connections.
     pub request: Bytes,
+    /// Microseconds of processor time spent in processes of the engine's own.
+    pub elsewhere: AtomicU64,
+    /// When the first unit was begun and the last one done, for engines with [`Engine::lives_max`].
+    pub began: OnceLock<Instant>,
+    /// See [`began`](Self::began).
+    pub ended: OnceLock<Instant>,
     tickets: AtomicU64,
     stop: AtomicBool,
 }
@@ -181,6 +193,9 @@ impl Drive {
             done: AtomicU64::new(0),
             errors: AtomicU64::new(0),
             request: job::payload(job.request()),
+            elsewhere: AtomicU64::new(0),
+            began: OnceLock::new(),
+            ended: OnceLock::new(),
             tickets: AtomicU64::new(units.unwrap_or(u64::MAX)),
             stop: AtomicBool::new(false),
         }
@@ -196,6 +211,20 @@ impl Drive {
         }
         self.tickets.store(left - 1, Ordering::Relaxed);
         true
+    }
+
+    /// Takes the right to all units at once; `None`: there is no end to them but
+    /// [`is_stopped`](Self::is_stopped).
+    #[must_use]
+    pub fn take_all(&self) -> Option<u64> {
+        let left = self.tickets.swap(0, Ordering::Relaxed);
+        (left != u64::MAX).then_some(left)
+    }
+
+    /// Whether no unit is to be begun any more, for whoever [took all](Self::take_all).
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
     }
 
     /// Where the next connection goes, and the frame it sends.

@@ -10,7 +10,7 @@ use serde::Serialize;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -250,8 +250,13 @@ pub fn run(setup: &Setup) -> io::Result<Sample> {
     let bind = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
     let server = Server::start(setup.server, setup.job, bind, setup.server_core)?;
     let targets = Targets::here(setup.client.transport, server.addr.port());
-    let drive = Drive::new(setup.job, targets, setup.in_flight, None);
+    let lives_max = setup.client.lives_max;
+    let most = lives_max.filter(|_| matches!(setup.job, Job::Life(_)));
+    let drive = Drive::new(setup.job, targets, setup.in_flight, most);
     let client = Client::start(setup.client, drive, setup.client_core)?;
+    if most.is_some() {
+        return burst(server, client);
+    }
     let harness = CpuClock::of_this_thread()?;
     thread::sleep(setup.warm_up);
     let read = || read(setup, &server, &client, harness);
@@ -265,6 +270,33 @@ pub fn run(setup: &Setup) -> io::Result<Sample> {
     let errors = shared.errors.load(Ordering::Relaxed) + served;
     server.stop()?;
     Ok(sample(&before, &after, errors, &shared))
+}
+
+/// Lets an engine do as many units as it can without a pause, and takes the time of all of them.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "counts of one window are far below 2^52"
+)]
+fn burst(server: Server, client: Client) -> io::Result<Sample> {
+    let cx = Arc::clone(&client.cx);
+    client.finish()?;
+    let served = settle(&server, &cx);
+    let units = cx.done.load(Ordering::Relaxed);
+    let spent = |micros: &AtomicU64| micros.load(Ordering::Relaxed) as f64 / units as f64;
+    let (client_cpu, server_cpu) = (spent(&cx.elsewhere), spent(&server.cx.elsewhere));
+    server.stop()?;
+    let (Some(began), Some(ended)) = (cx.began.get(), cx.ended.get()) else {
+        return Err(io::Error::other("it did not do all units"));
+    };
+    Ok(Sample {
+        rate: units as f64 / (*ended - *began).as_secs_f64(),
+        cpu: client_cpu + server_cpu,
+        client_cpu,
+        server_cpu,
+        errors: cx.errors.load(Ordering::Relaxed) + served,
+        units,
+        ..Sample::default()
+    })
 }
 
 impl Setup {
@@ -281,10 +313,13 @@ fn read(setup: &Setup, server: &Server, client: &Client, harness: CpuClock) -> i
     } else {
         client.cx.done.load(Ordering::Relaxed)
     };
+    let elsewhere = |micros: &AtomicU64| Duration::from_micros(micros.load(Ordering::Relaxed));
+    let driving = elsewhere(&client.cx.elsewhere);
+    let serving = elsewhere(&server.cx.elsewhere);
     Ok(Reading {
         at: Instant::now(),
-        process: CpuClock::PROCESS.read()?,
-        client: client.clock.read()?,
+        process: CpuClock::PROCESS.read()? + driving + serving,
+        client: client.clock.read()? + driving,
         harness: harness.read()?,
         done,
         datagrams: match setup.transport {

@@ -150,8 +150,16 @@ impl Side {
     /// # Errors
     /// As [`Self::hear`].
     pub fn count(&mut self) -> io::Result<Counted> {
+        self.ask("?")
+    }
+
+    /// What it says to `line`.
+    ///
+    /// # Errors
+    /// As [`Self::hear`].
+    pub fn ask<T: for<'a> Deserialize<'a>>(&mut self, line: &str) -> io::Result<T> {
         if let Some(input) = self.input.as_mut() {
-            input.write_all(b"?\n")?;
+            input.write_all(format!("{line}\n").as_bytes())?;
         }
         self.hear()
     }

@@ -2,7 +2,7 @@
 //! count the same.
 
 use flock_bench::engine::{Drive, Engine};
-use flock_bench::engines::{self, flock};
+use flock_bench::engines::{self, flock, utp_native};
 use flock_bench::job::{Close, Job, Targets};
 use flock_bench::limit;
 use flock_bench::measure::{Client, Server};
@@ -87,7 +87,14 @@ fn is_raw(engine: Engine) -> bool {
 }
 
 fn all_utp(job: Job) {
-    for engine in engines::of(Transport::Utp).filter(|engine| (engine.plays)(job)) {
+    let there = |engine: &Engine| {
+        let missing = utp_native::missing().filter(|_| engine.name == utp_native::ENGINE.name);
+        if let Some(why) = &missing {
+            eprintln!("skipped: {}: {why}", engine.name);
+        }
+        missing.is_none() && (engine.plays)(job)
+    };
+    for engine in engines::of(Transport::Utp).filter(there) {
         check(engine, engine, job);
         if !is_raw(engine) {
             check(engine, flock::UTP_URING, job);

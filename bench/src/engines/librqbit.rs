@@ -19,6 +19,7 @@ pub const ENGINE: Engine = Engine {
     about: "librqbit-utp 0.7.0 on tokio current_thread, a task per connection; it cannot reset",
     transport: Transport::Utp,
     plays: |job| matches!(job, Job::Life(Close::Fin) | Job::Bulk),
+    lives_max: None,
     sharded: false,
     serve,
     drive,

@@ -7,6 +7,7 @@ pub mod librqbit;
 pub mod monoio;
 pub mod tokio;
 pub mod tokio_uring;
+pub mod utp_native;
 
 use crate::engine::Engine;
 use crate::limit;
@@ -36,6 +37,7 @@ pub const ALL: &[Engine] = &[
     flock::UTP_POLL,
     flock::UTP_ONE,
     librqbit::ENGINE,
+    utp_native::ENGINE,
 ];
 
 /// The engines whose connections `transport` carries.

@@ -15,6 +15,7 @@ pub const ENGINE: Engine = Engine {
     about: "tokio current_thread, a task per connection",
     transport: Transport::Tcp,
     plays: |_| true,
+    lives_max: None,
     sharded: false,
     serve,
     drive,

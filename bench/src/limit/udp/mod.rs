@@ -15,6 +15,7 @@ pub const GSO: Engine = Engine {
     about: "limit: raw UDP, trains gathered as uTP gathers them (UDP_SEGMENT), received whole (UDP_GRO)",
     transport: Transport::Utp,
     plays: |job| job == Job::Bulk,
+    lives_max: None,
     sharded: false,
     serve: bulk::serve,
     drive: bulk::drive,
