@@ -45,6 +45,9 @@ pub struct Config {
     pub send: crate::SendLimits,
     /// The congestion controller.
     pub congestion: crate::Congestion,
+    /// How much time's worth of its rate a connection may send at once (1 ms), but two segments in any
+    /// case, and ten above 50 Mbit/s. Longer bursts cost less and queue more on slow paths.
+    pub pacing_quantum: Duration,
     /// The largest UDP payload to try, in bytes; 1,232 is taken for granted.
     pub mtu_max: u16,
     /// Whether a short segment waits while others are in flight (RFC 896), as libutp does.
@@ -71,6 +74,7 @@ impl Default for Config {
             resets_per_network: 10,
             send: crate::SendLimits::default(),
             congestion: crate::Congestion::default(),
+            pacing_quantum: Duration::from_millis(1),
             mtu_max: 1472,
             hold_short: false,
         }

@@ -1,17 +1,17 @@
 use flock_transport::Instant;
 use std::time::Duration;
 
-/// Lets bytes go at a rate, in bursts of a millisecond or two, so that trains do not build the
+/// Lets bytes go at a rate, in bursts of a few milliseconds at the most, so that trains do not build the
 /// queue that is being measured.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Pacer {
+    /// A burst is what the rate brings in this time …
+    quantum: Duration,
     /// Until when what was sent has had its time, at the rate below; later than now: in debt.
     paid_until: Instant,
     rate: u64,
 }
 
-/// A burst is what the rate brings in this time …
-const BURST: Duration = Duration::from_millis(1);
 /// … but at least so many segments on fast paths, where timers are coarser than that,
 const SEGMENTS_FAST: u64 = 10;
 /// and on slow ones, where each of them is a queue of its own.
@@ -27,19 +27,27 @@ fn time(bytes: u64, rate: u64) -> Duration {
     Duration::from_nanos(bytes.saturating_mul(SECOND) / rate.max(1))
 }
 
-fn burst(rate: u64, mss: u16) -> Duration {
-    let segments = if rate >= FAST {
-        SEGMENTS_FAST
-    } else {
-        SEGMENTS_SLOW
-    };
-    BURST.max(time(segments * u64::from(mss), rate))
-}
-
 impl Pacer {
+    pub(crate) fn new(quantum: Duration) -> Self {
+        Self {
+            quantum,
+            paid_until: Instant::ZERO,
+            rate: 0,
+        }
+    }
+
+    fn burst(&self, rate: u64, mss: u16) -> Duration {
+        let segments = if rate >= FAST {
+            SEGMENTS_FAST
+        } else {
+            SEGMENTS_SLOW
+        };
+        self.quantum.max(time(segments * u64::from(mss), rate))
+    }
+
     /// Bytes that may go now.
     pub(crate) fn budget(&self, now: Instant, rate: u64, mss: u16) -> u64 {
-        let burst = burst(rate, mss);
+        let burst = self.burst(rate, mss);
         let debt = self.debt(now, rate);
         let nanos = u64::try_from(burst.saturating_sub(debt).as_nanos()).unwrap_or(u64::MAX);
         nanos.saturating_mul(rate) / SECOND
@@ -66,7 +74,7 @@ impl Pacer {
     pub(crate) fn next(&self, now: Instant, rate: u64, mss: u16) -> Instant {
         let wanted = time(mss.into(), rate);
         let debt = self.debt(now, rate);
-        let room = burst(rate, mss).saturating_sub(wanted);
+        let room = self.burst(rate, mss).saturating_sub(wanted);
         // A little later than just enough for one, for trains of some length.
         now + debt.saturating_sub(room / 2)
     }
@@ -76,10 +84,12 @@ impl Pacer {
 mod tests {
     use super::*;
 
+    const QUANTUM: Duration = Duration::from_millis(1);
+
     /// Sends segments through the pacer for `span`; the bytes that went, and the largest burst.
     fn run(rate: u64, span: Duration) -> (u64, u64) {
         const MSS: u16 = 1_452;
-        let mut pacer = Pacer::default();
+        let mut pacer = Pacer::new(QUANTUM);
         let (begin, mut now) = (Instant::from_nanos(1 << 40), Instant::from_nanos(1 << 40));
         let (mut total, mut most) = (0, 0);
         while now - begin < span {
@@ -120,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_debt_is_paid_at_the_rate_there_is() {
-        let mut pacer = Pacer::default();
+        let mut pacer = Pacer::new(QUANTUM);
         let now = Instant::from_nanos(1 << 50);
         pacer.sent(now, 10_000, 1_000);
         assert_eq!(
@@ -136,8 +146,21 @@ mod tests {
     }
 
     #[test]
+    fn a_longer_quantum_gives_longer_bursts() {
+        const MSS: u16 = 1_452;
+        let now = Instant::from_nanos(1 << 50);
+        let budget = |quantum| Pacer::new(quantum).budget(now, 125_000, MSS);
+        assert_eq!(
+            budget(QUANTUM),
+            2 * u64::from(MSS),
+            "two segments at the least"
+        );
+        assert_eq!(budget(Duration::from_millis(100)), 12_500);
+    }
+
+    #[test]
     fn idle_time_is_not_saved_up() {
-        let mut pacer = Pacer::default();
+        let mut pacer = Pacer::new(QUANTUM);
         let later = Instant::from_nanos(1 << 50);
         assert_eq!(pacer.budget(later, 10_000_000, 1_000), 10_000);
         pacer.sent(later, 10_000, 10_000_000);

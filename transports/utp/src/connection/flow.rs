@@ -76,7 +76,7 @@ impl Flow {
             rtt: learnt.rtt,
             delay: Delay::default(),
             controller,
-            pacer: Pacer::default(),
+            pacer: Pacer::new(config.pacing_quantum),
             mtu: learnt.mtu,
             limits: limits(config),
             many: false,
