@@ -10,6 +10,7 @@
 //!
 //! The wire is that of npm `discovery-swarm` 6.1.0.
 
+mod bandwidth;
 pub mod event;
 mod hub;
 pub mod io;
@@ -30,6 +31,7 @@ pub use api::{
     Ignore, JoinOptions, Reader, RecvError, SendError, Stats, StreamConn, StreamMessage, Streams,
     Writer,
 };
+pub use bandwidth::Bandwidth;
 pub use event::{ConnectionInfo, Event, Peer, ShardFailure};
 pub use flock_tcp as tcp;
 pub use flock_tcp::{

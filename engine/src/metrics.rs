@@ -76,8 +76,10 @@ mod tests {
             connected: 3,
             ..Stats::default()
         };
-        let mut counters = ShardCounters::default();
-        counters.admitted = 5;
+        let mut counters = ShardCounters {
+            admitted: 5,
+            ..ShardCounters::default()
+        };
         counters.swarm.dials_tcp = 7;
         counters.utp.stray = 11;
         counters.driver.turns = 13;

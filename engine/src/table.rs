@@ -43,6 +43,11 @@ impl<T> Table<T> {
         }
     }
 
+    /// How many there are.
+    pub(crate) fn len(&self) -> u32 {
+        self.len
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }

@@ -4,6 +4,7 @@ use super::pipe::ABOVE_HIGH_MAX;
 use super::start::start;
 use super::streams::{StreamMessage, Streams};
 use crate::api::Handler;
+use crate::bandwidth::Bandwidth;
 use crate::io::{Backend, Driver, DriverConfig, Unavailable};
 use crate::names::PeerId;
 use crate::shard::Shard;
@@ -102,6 +103,8 @@ pub struct Builder {
     pub(crate) stream: StreamOptions,
     pub(crate) listen: ListenOptions,
     pub(crate) send_limits: SendLimits,
+    pub(crate) bandwidth: Bandwidth,
+    pub(crate) peer_bandwidth: Bandwidth,
     pub(crate) recv_limit: usize,
     pub(crate) accept_backlog: usize,
     pub(crate) events_limit: usize,
@@ -135,6 +138,8 @@ impl Default for Builder {
             stream: StreamOptions::default(),
             listen: ListenOptions::default(),
             send_limits: SendLimits::default(),
+            bandwidth: Bandwidth::UNLIMITED,
+            peer_bandwidth: Bandwidth::UNLIMITED,
             recv_limit: 256 * 1024,
             accept_backlog: 4096,
             events_limit: 65_536,
@@ -210,6 +215,10 @@ impl Builder {
         listen: ListenOptions,
         /// High- and low-water marks and the hard limit of each connection's send queue.
         send_limits: SendLimits,
+        /// Limits of all connections together (none); [`Flock::set_bandwidth`] changes them.
+        bandwidth: Bandwidth,
+        /// Limits of each connection (none); [`Flock::set_peer_bandwidth`] changes them.
+        peer_bandwidth: Bandwidth,
         /// Bytes received on a [`Connection`](crate::Connection) and not taken by the
         /// application before the peer is held back (256 KiB).
         recv_limit: usize,

@@ -1,7 +1,9 @@
+use super::bandwidth::ChannelRates;
 use super::builder::{Builder, DefaultMessage, FlockError};
 use super::connection::Connection;
 use super::exchange::Exchange;
 use super::waiters::{block_until, deadline};
+use crate::bandwidth::SharedRates;
 use crate::event::ConnectionInfo;
 use crate::hub::{Events, Hub};
 use crate::io::Selected;
@@ -27,13 +29,15 @@ pub use crate::swarm::{BanTarget, Stats};
 
 /// A running engine. Clones share it; dropping the last one shuts it down without waiting.
 pub struct Flock<M: Send + 'static = DefaultMessage> {
-    inner: Arc<Inner<M>>,
+    pub(super) inner: Arc<Inner<M>>,
 }
 
 pub(crate) struct Inner<M: Send + 'static> {
     pub(crate) senders: Vec<Sender<Mail<M>>>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) board: Arc<Board>,
+    pub(crate) rates: Arc<SharedRates>,
+    pub(crate) channel_rates: Mutex<ChannelRates>,
     pub(crate) homes: Homes,
     pub(crate) id: PeerId,
     pub(crate) selected: Option<Selected>,
@@ -457,7 +461,7 @@ impl<M: Send + 'static> Flock<M> {
         post(sender, Command::Conn { conn, what })
     }
 
-    fn tell_all(&self, command: impl Fn() -> Command) -> Result<(), FlockError> {
+    pub(super) fn tell_all(&self, command: impl Fn() -> Command) -> Result<(), FlockError> {
         self.inner
             .senders
             .iter()
@@ -521,6 +525,10 @@ impl<M: Send + 'static> Channel<M> {
         &self.key
     }
 
+    pub(super) fn flock(&self) -> &Flock<M> {
+        &self.flock
+    }
+
     /// Resolves once the first round of discovery is complete. Without discovery sources that
     /// is at once.
     pub async fn first_round(&self) {}
@@ -552,7 +560,7 @@ fn not_on_a_shard() -> Result<(), FlockError> {
     Ok(())
 }
 
-fn post<M>(sender: &Sender<Mail<M>>, command: Command) -> Result<(), FlockError> {
+pub(super) fn post<M>(sender: &Sender<Mail<M>>, command: Command) -> Result<(), FlockError> {
     Ok(sender.send(Mail::Command(command))?)
 }
 

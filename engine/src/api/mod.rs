@@ -1,6 +1,7 @@
 //! What embedders use: [`Flock`] and its builder, the shard-local [`Handler`] level, and the
 //! [`Connection`] level on top of it.
 
+mod bandwidth;
 mod builder;
 mod connection;
 mod exchange;

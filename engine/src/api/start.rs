@@ -3,6 +3,7 @@
 use super::builder::{Assembled, Builder, FlockError};
 use super::flock::{DROP_SHUTDOWN, Flock, Inner, enter_shard};
 use crate::api::Handler;
+use crate::bandwidth::SharedRates;
 use crate::event::{Event, ShardFailure};
 use crate::hub::Hub;
 
@@ -102,6 +103,7 @@ fn wire<M: Send + 'static>(
         hub: hub.clone(),
         board: Arc::new(Board::new(usize::from(count))),
         counts: Arc::new(SharedCounts::new(count, options.max_connections)),
+        rates: Arc::new(SharedRates::new(options.bandwidth)),
         id: id.clone(),
         hash_seed,
     };
@@ -109,6 +111,8 @@ fn wire<M: Send + 'static>(
         senders,
         hub,
         board: wiring.board.clone(),
+        rates: wiring.rates.clone(),
+        channel_rates: Mutex::default(),
         homes: Homes::new(hash_seed, count),
         id,
         selected,

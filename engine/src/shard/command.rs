@@ -1,5 +1,6 @@
 //! What reaches a shard through its mailbox.
 
+use super::Scope;
 use crate::api::BanTarget;
 use crate::event::ConnectionInfo;
 use crate::names::{ChannelKey, ConnId};
@@ -74,6 +75,7 @@ pub(crate) enum Command {
     Connections {
         reply: Reply<Vec<ConnectionInfo>>,
     },
+    Bandwidth(Scope),
     Shutdown {
         within: Duration,
     },

@@ -214,7 +214,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 }
             }
             Event::Writable { key } => {
-                if let Some(link) = self.links.utp.side(side).owner(key) {
+                if let Some(link) = self.links.utp.side(side).owner(key)
+                    && self.links.note_writable(link)
+                {
                     self.call(link, |handler, cx, conn| handler.on_writable(cx, conn));
                 }
             }

@@ -204,6 +204,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         match event {
             None => {}
             Some(flock_tcp::Event::PeerEnded) => self.peer_ended(key),
+            Some(flock_tcp::Event::Writable) if !self.links.note_writable(key) => {}
             Some(flock_tcp::Event::Writable) => {
                 self.call(key, |handler, cx, conn| handler.on_writable(cx, conn));
             }
@@ -270,6 +271,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                     handler.on_data(cx, conn, data);
                 });
                 self.counters.handler_panics += u64::from(panicked);
+                self.links.note_received(key, data.len());
             }
             Phase::Handshaking(handshake) => match handshake.feed(data) {
                 Progress::More => {}
@@ -320,6 +322,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             self.links.resume(key);
         }
         self.links.clear_stage_timer(key);
+        self.links.limit(key, info.channel.as_ref());
         self.hub.push(Event::Connection(info.clone()));
         let mut cx = super::ConnCx {
             links: &mut self.links,

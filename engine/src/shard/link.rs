@@ -1,6 +1,7 @@
 //! Connections of one shard, as far as handlers may reach them: records, timers, and the list of
 //! those with operations to hand to the driver.
 
+use super::bandwidth::{Limits, Shaping};
 use super::stream::Stream;
 use super::utp::Utp;
 use crate::io::{SocketId, Token};
@@ -40,6 +41,8 @@ pub(crate) struct Link {
     pub(crate) user_timer: Option<TimerId>,
     /// Why it is ending, once that is decided.
     pub(crate) reason: Option<CloseReason>,
+    /// Kept while its bandwidth is limited.
+    pub(crate) shaping: Option<Box<Shaping>>,
     dirty: bool,
 }
 
@@ -60,6 +63,7 @@ pub(crate) struct Links {
     pub(crate) shard: u16,
     pub(crate) send_limits: SendLimits,
     pub(crate) linger: Duration,
+    pub(crate) limits: Limits,
     /// Links that were reported as closed and are still here.
     ending: u32,
     dirty: Vec<Key>,
@@ -72,6 +76,7 @@ impl Links {
         send_limits: SendLimits,
         linger: Duration,
         utp: Utp,
+        limits: Limits,
     ) -> Self {
         Self {
             table: Table::new(limit),
@@ -81,6 +86,7 @@ impl Links {
             shard,
             send_limits,
             linger,
+            limits,
             ending: 0,
             dirty: Vec::new(),
         }
@@ -110,6 +116,7 @@ impl Links {
             stage_timer: None,
             user_timer: None,
             reason: None,
+            shaping: None,
             dirty: false,
         })
     }

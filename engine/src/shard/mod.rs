@@ -1,6 +1,7 @@
 //! A shard: one driver, its connections, and its slice of the swarm. It is a value with
 //! [`Shard::step`]; a thread is only something that calls it.
 
+mod bandwidth;
 mod board;
 mod command;
 mod cx;
@@ -13,6 +14,7 @@ mod start;
 mod stream;
 mod utp;
 
+pub(crate) use bandwidth::Scope;
 pub(crate) use board::Board;
 pub use board::{ShardCounters, ShardStats};
 pub(crate) use command::{Command, ConnCommand, Mail};
@@ -118,6 +120,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.read_mail(now);
         self.expire(now);
         self.serve_utp(now);
+        self.serve_bandwidth(now);
         self.hold_starts(now);
         self.flush(now);
         self.end_turn();
@@ -152,6 +155,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             self.links.wheel.next_deadline(),
             self.swarm.next_deadline(),
             self.links.utp.next_deadline(self.handshake_timeout),
+            self.links.limits.next_deadline(),
             self.ending,
             look,
             rested,

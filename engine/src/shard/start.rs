@@ -1,12 +1,14 @@
 //! From options to a shard.
 
 use super::Shard;
+use super::bandwidth::Limits;
 use super::board::{Board, ShardCounters};
 use super::command::Mail;
 use super::link::Links;
 use super::mailbox::{Mailbox, Sender};
 use super::utp::Utp;
 use crate::api::{Builder, Handler};
+use crate::bandwidth::SharedRates;
 use crate::hub::Hub;
 use crate::io::Driver;
 use crate::names::PeerId;
@@ -31,6 +33,7 @@ pub(crate) struct Wiring<M> {
     pub(crate) hub: Arc<Hub>,
     pub(crate) board: Arc<Board>,
     pub(crate) counts: Arc<SharedCounts>,
+    pub(crate) rates: Arc<SharedRates>,
     pub(crate) id: PeerId,
     pub(crate) hash_seed: u64,
 }
@@ -42,6 +45,7 @@ impl<M> Clone for Wiring<M> {
             hub: self.hub.clone(),
             board: self.board.clone(),
             counts: self.counts.clone(),
+            rates: self.rates.clone(),
             id: self.id.clone(),
             hash_seed: self.hash_seed,
         }
@@ -104,6 +108,7 @@ impl<M: Send + 'static> ShardSetup<M> {
                 options.send_limits,
                 options.linger,
                 Utp::new(utp, seed ^ UTP_SEED),
+                Limits::new(wiring.rates, options.peer_bandwidth),
             ),
             users: Vec::new(),
             handler,

@@ -89,7 +89,10 @@ impl Links {
     pub(crate) fn send(&mut self, key: Key, data: Bytes) -> Result<Queued, SendRefused> {
         match self.table.get(key) {
             Some(link) if matches!(link.phase, Phase::Open) && link.reason.is_none() => {
-                self.send_raw(key, data)
+                match link.shaping {
+                    Some(_) => self.send_limited(key, data),
+                    None => self.send_raw(key, data),
+                }
             }
             _ => Err(SendRefused::Closed(data)),
         }
@@ -109,18 +112,29 @@ impl Links {
     /// Bytes queued that have not left for good: with TCP when the kernel has them, with uTP when
     /// the peer has acknowledged them.
     pub(crate) fn queued(&self, key: Key) -> usize {
-        match self.table.get(key).map(|link| &link.stream) {
-            Some(Stream::Tcp { machine, .. }) => machine.queued(),
-            Some(Stream::Utp(utp)) => {
+        let Some(link) = self.table.get(key) else {
+            return 0;
+        };
+        let backlog = link.shaping.as_ref().map_or(0, |shaping| shaping.backlog());
+        let with_transport = match &link.stream {
+            Stream::Tcp { machine, .. } => machine.queued(),
+            Stream::Utp(utp) => {
                 let queued = self.utp.queued(utp.side, utp.key);
                 usize::try_from(queued).unwrap_or(usize::MAX)
             }
-            None => 0,
-        }
+        };
+        backlog.saturating_add(with_transport)
     }
 
     /// Ends our direction after what is queued.
     pub(crate) fn end(&mut self, key: Key) {
+        if !self.end_after_backlog(key, false) {
+            self.end_transport(key);
+        }
+    }
+
+    /// The same, when nothing waits in front of the transport.
+    pub(super) fn end_transport(&mut self, key: Key) {
         match self.table.get_mut(key).map(|link| &mut link.stream) {
             Some(Stream::Tcp { machine, .. }) => machine.end(),
             Some(Stream::Utp(utp)) => self.utp.endpoint(utp.side).end(utp.key),
@@ -131,6 +145,13 @@ impl Links {
 
     /// Stops receiving. Bytes on their way may still be delivered.
     pub(crate) fn pause(&mut self, key: Key) {
+        if self.note_pause(key, true) {
+            self.stop_receiving(key);
+        }
+    }
+
+    /// The same, whoever wants it.
+    pub(super) fn stop_receiving(&mut self, key: Key) {
         match self.table.get_mut(key).map(|link| &mut link.stream) {
             Some(Stream::Tcp { machine, .. }) => machine.pause_recv(),
             Some(Stream::Utp(utp)) => self.utp.endpoint(utp.side).pause(utp.key),
@@ -141,10 +162,23 @@ impl Links {
 
     /// Receives again.
     pub(crate) fn resume(&mut self, key: Key) {
+        if !self.note_pause(key, false) {
+            return;
+        }
+        if self.may_receive(key) == 0 {
+            self.hold(key);
+        } else {
+            self.start_receiving(key);
+        }
+    }
+
+    /// The same, when nothing else forbids it.
+    pub(super) fn start_receiving(&mut self, key: Key) {
         let now = self.now;
+        let most = self.may_receive(key);
         match self.table.get_mut(key).map(|link| &mut link.stream) {
             Some(Stream::Tcp { machine, .. }) => machine.resume_recv(),
-            Some(Stream::Utp(utp)) => self.utp.endpoint(utp.side).resume(now, utp.key),
+            Some(Stream::Utp(utp)) => self.utp.endpoint(utp.side).resume_for(now, utp.key, most),
             None => return,
         }
         self.touch(key);
@@ -152,7 +186,6 @@ impl Links {
 
     /// Starts a graceful close: what is queued goes out first. The first reason given counts.
     pub(crate) fn close(&mut self, key: Key, reason: CloseReason) {
-        let now = self.now;
         let Some(link) = self.table.get_mut(key) else {
             return;
         };
@@ -160,21 +193,32 @@ impl Links {
             return;
         }
         link.reason = Some(reason);
-        match &mut link.stream {
-            Stream::Tcp { machine, .. } => machine.close(),
-            Stream::Utp(utp) => {
+        if !self.end_after_backlog(key, true) {
+            self.close_transport(key);
+        }
+        self.set_stage_timer(Timer::Linger(key), self.linger);
+        self.touch(key);
+    }
+
+    /// Closes the transport: nothing waits in front of it.
+    pub(super) fn close_transport(&mut self, key: Key) {
+        let now = self.now;
+        match self.table.get_mut(key).map(|link| &mut link.stream) {
+            Some(Stream::Tcp { machine, .. }) => machine.close(),
+            Some(Stream::Utp(utp)) => {
                 let endpoint = self.utp.endpoint(utp.side);
                 utp.bytes_out = endpoint.acked(utp.key);
                 endpoint.close(now, utp.key);
             }
+            None => {}
         }
-        self.set_stage_timer(Timer::Linger(key), self.linger);
         self.touch(key);
     }
 
     /// Ends the link now, dropping what is queued; also one that is closing gracefully.
     pub(crate) fn abort(&mut self, key: Key, reason: CloseReason) {
         let now = self.now;
+        self.drop_backlog(key);
         let Some(link) = self.table.get_mut(key) else {
             return;
         };
@@ -188,6 +232,13 @@ impl Links {
 
     /// The time that a closing link had without progress is over.
     pub(crate) fn linger_expired(&mut self, key: Key) {
+        if self.waits_to_send(key) {
+            // The peer is not to blame.
+            return self.set_stage_timer(Timer::Linger(key), self.linger);
+        }
+        if self.end_after_backlog(key, true) {
+            return self.abort(key, CloseReason::Local);
+        }
         let now = self.now;
         let Some(link) = self.table.get_mut(key) else {
             return;

@@ -85,7 +85,7 @@ impl Connection {
             let range = incoming.range.clone();
             events.push_back(Event::Data { key, range });
         }
-        self.deliver_ready(key, events);
+        self.deliver_ready(u64::MAX, key, events);
         self.owe_ack(arrival);
         match arrival {
             Arrival::Beyond => Verdict::Dropped,

@@ -223,10 +223,14 @@ impl Connection {
         }
     }
 
-    /// Delivers what was kept, and tells the peer of the room if it matters to it.
-    pub(crate) fn resume(&mut self, key: Key, events: &mut VecDeque<Event>) {
+    /// Delivers what was kept, as far as `most` bytes go, and tells the peer of the room if it
+    /// matters to it.
+    pub(crate) fn resume(&mut self, most: u64, key: Key, events: &mut VecDeque<Event>) {
         self.receiver.resume();
-        self.deliver_ready(key, events);
+        self.deliver_ready(most, key, events);
+        if self.receiver.is_waiting() {
+            self.receiver.pause();
+        }
         self.update_window();
     }
 
@@ -241,8 +245,14 @@ impl Connection {
         }
     }
 
-    fn deliver_ready(&mut self, key: Key, events: &mut VecDeque<Event>) {
-        while let Some(ready) = self.receiver.next_ready() {
+    fn deliver_ready(&mut self, most: u64, key: Key, events: &mut VecDeque<Event>) {
+        let mut left = most;
+        while left > 0
+            && let Some(ready) = self.receiver.next_ready()
+        {
+            if let Ready::Data(bytes) = &ready {
+                left = left.saturating_sub(bytes.len() as u64);
+            }
             if self.closing {
                 continue;
             }

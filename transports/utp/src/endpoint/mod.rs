@@ -351,11 +351,17 @@ impl Endpoint {
 
     /// Delivers again, what was kept first: as events, before this returns.
     pub fn resume(&mut self, now: Instant, key: Key) {
+        self.resume_for(now, key, u64::MAX);
+    }
+
+    /// Delivers `most` bytes, to the packet, of what was kept. If that was all,
+    /// [`pause`](Self::pause) is over, as after [`resume`](Self::resume); else it goes on.
+    pub fn resume_for(&mut self, now: Instant, key: Key, most: u64) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
         let before = connection.held();
-        connection.resume(key, &mut self.events);
+        connection.resume(most, key, &mut self.events);
         let after = connection.held();
         self.account(before, after);
         self.settle(now, key.slot);

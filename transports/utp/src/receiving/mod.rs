@@ -236,7 +236,8 @@ impl Receiver {
         (bits, len)
     }
 
-    fn is_waiting(&self) -> bool {
+    /// Whether something in order is kept.
+    pub(crate) fn is_waiting(&self) -> bool {
         self.kept.as_ref().is_some_and(|k| !k.waiting.is_empty())
     }
 
