@@ -119,6 +119,16 @@ pub const ALL: &[Scenario] = &[
         ..LIFE
     },
     Scenario {
+        name: "echo-64k",
+        about: "64 connections echo 64 KiB, the raw io_uring client on core 0 and every server on core 1",
+        job: Job::Echo(64 * 1024),
+        in_flight: 64,
+        one_core: false,
+        common_client: true,
+        metric: Metric::Rate,
+        ..LIFE
+    },
+    Scenario {
         name: "one-to-many",
         about: "one shared blob of 256 KiB to 64 peers, over and over, both roles on one core",
         job: Job::Blob(256 * 1024),
@@ -286,6 +296,7 @@ pub fn default_engines(scenario: &Scenario) -> Vec<Engine> {
     let differs = |engine: &&Engine| match engine.name {
         name if name.ends_with("-qa0") || name.ends_with("-ack") => dials,
         name if name.ends_with("-one") => scenario.in_flight > 1,
+        name if name.ends_with("-async") => matches!(scenario.job, Job::Echo(_)),
         name if name.ends_with("-single") => scenario.copies > 1,
         _ => true,
     };

@@ -176,6 +176,8 @@ pub const ALL: &[Target] = &[
     cpu("life-rst", "flock-poll-ack", "epoll", 1.10),
     rate("shards", "flock-uring", "uring-qa0", 0.9),
     cpu("shards", "flock-uring", "flock-uring-single", 1.15),
+    rate("echo-64k", "flock-uring-async", "flock-uring", 0.8),
+    rate("echo-64k", "flock-uring-async", "tokio", 0.8),
     rate("bulk", "flock-uring", "tokio", 0.9),
     rate("bulk", "flock-uring", "monoio-tuned", 0.9),
     rate("bulk", "flock-uring", "uring", 0.9),

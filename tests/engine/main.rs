@@ -24,6 +24,8 @@ mod peers;
 #[cfg(test)]
 mod policy;
 #[cfg(test)]
+mod streams;
+#[cfg(test)]
 mod transports;
 
 /// Makes one test per backend of each case.

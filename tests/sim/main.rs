@@ -3,4 +3,5 @@
 
 mod conformance;
 mod flood;
+mod streams;
 mod swarm;

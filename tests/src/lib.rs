@@ -2,4 +2,5 @@
 
 pub mod conformance;
 pub mod net;
+pub mod streams;
 pub mod world;

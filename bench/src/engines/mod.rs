@@ -24,6 +24,7 @@ pub const ALL: &[Engine] = &[
     flock::URING_SINGLE,
     flock::POLL,
     flock::POLL_ACK,
+    flock::ASYNC,
     tokio::ENGINE,
     monoio::PLAIN,
     monoio::TUNED,

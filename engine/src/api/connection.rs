@@ -20,8 +20,9 @@ use std::time::Duration;
 ///
 /// What is held is bounded: bytes received and not taken by [`Builder::recv_limit`], beyond which
 /// the peer is held back, and bytes sent by the marks of [`Builder::send_limits`], beyond which
-/// senders wait. A peer held back may still add what was on its way to it in the turn that reached the
-/// limit, which the driver's receive buffers bound.
+/// senders wait. A peer held back may still add what was on its way in the turn that reached the limit,
+/// which the driver's receive buffers bound, and over uTP, when it is let go, what waited in the window
+/// meanwhile (`receive_window` of [`utp::Config`](crate::utp::Config)).
 ///
 /// Its futures do nothing before they are polled, and are cancellation-safe as each of them says.
 /// Dropping the connection closes it after what was sent has gone out.

@@ -2,6 +2,7 @@ use crate::event::ConnectionInfo;
 use crate::names::ConnId;
 use crate::shard::{ConnCx, ShardCx};
 use flock_transport::CloseReason;
+use std::time::Duration;
 
 /// The shard-local level: one handler per shard, called on the shard's thread with borrowed
 /// slices, no hop and no copy in between.
@@ -56,8 +57,11 @@ pub trait Handler: 'static {
     }
 
     /// The calls of this turn are over, and what they queued is with the driver. For what is cheaper
-    /// done once than after each call, such as waking other threads.
-    fn on_turn_end(&mut self) {}
+    /// done once than after each call, such as waking other threads. Returns within what time the next
+    /// turn should end at the latest, if anything is left to do.
+    fn on_turn_end(&mut self) -> Option<Duration> {
+        None
+    }
 }
 
 /// The handler that accepts every peer and drops what it says. For engines that only count.

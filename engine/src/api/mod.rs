@@ -2,6 +2,8 @@
 //! [`Connection`] level on top of it.
 
 mod bandwidth;
+mod batch;
+mod buffers;
 mod builder;
 mod connection;
 mod exchange;

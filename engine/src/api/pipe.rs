@@ -4,11 +4,13 @@
 //! by one message, of which no second is under way, to look at everything that has changed; tasks
 //! are woken by the shard once a turn, after everything that the turn brought.
 
+use super::buffers::{Buffers, SIZE};
 use super::pieces::{JOINED, Pieces};
 use super::waiters::{Waiters, wake_all};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use flock_transport::CloseReason;
 use std::io::IoSlice;
+use std::sync::Arc;
 use std::task::Waker;
 use sync::{Mutex, MutexGuard};
 
@@ -25,7 +27,7 @@ mod sync {
 const OUT_LIMIT: usize = 256 * 1024;
 
 /// What is sent at once, if there is room for any of it. More goes in parts.
-pub(super) const PIECE: usize = 64 * 1024;
+pub(super) const PIECE: usize = SIZE;
 
 /// What may be in a send queue above its high-water mark: what was under way when the mark was
 /// passed.
@@ -36,6 +38,8 @@ pub(super) struct Pipe {
     state: Mutex<State>,
     /// Bytes received and not taken before the peer is held back.
     recv_limit: usize,
+    /// Memory for copies, shared with other connections of the shard.
+    buffers: Arc<Buffers>,
 }
 
 #[derive(Default)]
@@ -95,10 +99,11 @@ pub(super) struct Tell(pub(super) bool);
 
 /// The handle's side.
 impl Pipe {
-    pub(super) fn new(recv_limit: usize) -> Self {
+    pub(super) fn new(recv_limit: usize, buffers: Arc<Buffers>) -> Self {
         Self {
             state: Mutex::new(State::default()),
             recv_limit,
+            buffers,
         }
     }
 
@@ -165,12 +170,13 @@ impl Pipe {
                 Err(reason) => return (Write::Closed(reason), Tell(false)),
             };
             drop(state);
-            let mut copy = BytesMut::with_capacity(room);
-            for part in parts {
-                let left = room - copy.len();
-                copy.extend_from_slice(part.get(..left).unwrap_or(part));
-            }
-            return self.write(&mut copy.freeze(), waker);
+            let mut copy = self.buffers.make(room, |copy| {
+                for part in parts {
+                    let left = room - copy.len();
+                    copy.extend_from_slice(part.get(..left).unwrap_or(part));
+                }
+            });
+            return self.write(&mut copy, waker);
         }
         let mut state = self.lock();
         match state.room() {
@@ -235,7 +241,8 @@ impl Pipe {
 impl Pipe {
     /// Adds received bytes; whether the peer is to be held back.
     pub(super) fn receive(&self, data: &[u8], woken: &mut Vec<Waker>) -> bool {
-        let large = (data.len() > JOINED).then(|| Bytes::copy_from_slice(data));
+        let copy = |into: &mut Vec<u8>| into.extend_from_slice(data);
+        let large = (data.len() > JOINED).then(|| self.buffers.make(data.len(), copy));
         let mut state = self.lock();
         match large {
             Some(large) => state.incoming.push(large),

@@ -1,5 +1,7 @@
 //! The handler behind the [`Connection`] level: it moves bytes between shards and handles.
 
+use super::batch::{Batch, MOMENT};
+use super::buffers::Buffers;
 use super::connection::Connection;
 use super::exchange::{Exchange, Wires};
 use super::pipe::{Asked, Pipe, Read, Tell, Write};
@@ -14,6 +16,7 @@ use flock_transport::CloseReason;
 use std::io::IoSlice;
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::Duration;
 
 /// Tells a shard to look at what the handle of a connection wants.
 pub struct StreamMessage(Arc<Stream>);
@@ -23,6 +26,8 @@ pub(super) struct Stream {
     pub(super) info: ConnectionInfo,
     wires: Arc<Wires>,
     pub(super) pipe: Pipe,
+    /// Who else has something to do since the turn that woke this one's task.
+    batch: Arc<Batch>,
 }
 
 /// What its handle does: each change that concerns the shard is told to it.
@@ -30,18 +35,21 @@ impl Stream {
     pub(super) fn read(self: &Arc<Self>, max: usize, waker: &Waker) -> Read {
         let (read, tell) = self.pipe.read(max, waker);
         self.tell(tell);
+        self.batch.wake_rest();
         read
     }
 
     pub(super) fn write(self: &Arc<Self>, data: &mut Bytes, waker: &Waker) -> Write {
         let (write, tell) = self.pipe.write(data, waker);
         self.tell(tell);
+        self.batch.wake_rest();
         write
     }
 
     pub(super) fn write_copy(self: &Arc<Self>, parts: &[IoSlice<'_>], waker: &Waker) -> Write {
         let (write, tell) = self.pipe.write_copy(parts, waker);
         self.tell(tell);
+        self.batch.wake_rest();
         write
     }
 
@@ -77,6 +85,8 @@ pub struct Streams {
     woken: Vec<Waker>,
     /// Bytes on their way from a handle into a send queue; empty between calls.
     out: Vec<Bytes>,
+    buffers: Arc<Buffers>,
+    batch: Arc<Batch>,
 }
 
 impl Streams {
@@ -85,6 +95,8 @@ impl Streams {
             exchange,
             woken: Vec::new(),
             out: Vec::new(),
+            buffers: Arc::default(),
+            batch: Arc::default(),
         }
     }
 
@@ -108,7 +120,8 @@ impl Streams {
 impl Drop for Streams {
     /// An engine with a shard less takes no more connections.
     fn drop(&mut self) {
-        wake_all(&mut self.woken);
+        self.batch.wake(&mut self.woken);
+        self.batch.wake_rest();
         self.exchange.close();
     }
 }
@@ -121,7 +134,8 @@ impl Handler for Streams {
         let wires = self.exchange.wires.clone();
         let stream = Arc::new(Stream {
             info: info.clone(),
-            pipe: Pipe::new(wires.recv_limit),
+            pipe: Pipe::new(wires.recv_limit, self.buffers.clone()),
+            batch: self.batch.clone(),
             wires,
         });
         if let Err(refused) = self.exchange.offer(Connection::new(stream.clone())) {
@@ -179,7 +193,7 @@ impl Handler for Streams {
         }
     }
 
-    fn on_turn_end(&mut self) {
-        wake_all(&mut self.woken);
+    fn on_turn_end(&mut self) -> Option<Duration> {
+        self.batch.wake(&mut self.woken).then_some(MOMENT)
     }
 }

@@ -123,7 +123,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.serve_bandwidth(now);
         self.hold_starts(now);
         self.flush(now);
-        self.end_turn();
+        let handler = self.end_turn();
         let done = self
             .ending
             .is_some_and(|at| self.links.table.is_empty() || now >= at);
@@ -131,7 +131,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             return self.finish(now);
         }
         self.publish();
-        self.sleep_until = self.prepare_sleep();
+        self.sleep_until = self.prepare_sleep(handler);
         Step::Running
     }
 
@@ -142,7 +142,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
 
     /// Until when the next turn may sleep. From here on senders of mail wake the driver: between
     /// two steps, too, so that whoever calls them may wait for that before the next.
-    fn prepare_sleep(&mut self) -> Option<Instant> {
+    fn prepare_sleep(&mut self, handler: Option<Instant>) -> Option<Instant> {
         if !self.mailbox.prepare_sleep() {
             return Some(Instant::ZERO);
         }
@@ -159,6 +159,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             self.ending,
             look,
             rested,
+            handler,
         ]
         .into_iter()
         .flatten()
@@ -348,9 +349,14 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.counters.handler_panics += u64::from(panicked);
     }
 
-    fn end_turn(&mut self) {
+    /// Lets the handler finish; until when the next turn is to come for it.
+    fn end_turn(&mut self) -> Option<Instant> {
         let call = AssertUnwindSafe(|| self.handler.on_turn_end());
-        self.counters.handler_panics += u64::from(catch_unwind(call).is_err());
+        let Ok(within) = catch_unwind(call) else {
+            self.counters.handler_panics += 1;
+            return None;
+        };
+        within.map(|time| self.links.now + time)
     }
 
     fn publish(&mut self) {

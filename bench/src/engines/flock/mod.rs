@@ -2,6 +2,7 @@
 //! own driver, as a load generator would.
 
 mod client;
+mod connections;
 mod server;
 mod utp;
 
@@ -13,6 +14,9 @@ use std::time::Duration;
 
 /// How long closing may take at the end.
 const GRACE: Duration = Duration::from_secs(1);
+
+/// How often to look whether the run is over, where nothing else tells.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// On io_uring, as it comes.
 pub const URING: Engine = Engine {
@@ -60,6 +64,15 @@ pub const POLL_ACK: Engine = Engine {
     about: "Flock on epoll, quick-ack left alone",
     drive: |cx| client::drive(cx, Backend::Poll, false),
     ..POLL
+};
+
+/// On io_uring, its server on the level of connections and futures.
+pub const ASYNC: Engine = Engine {
+    name: "flock-uring-async",
+    about: "Flock on io_uring, a task per Connection on tokio's current_thread runtime",
+    sharded: false,
+    serve: |cx| connections::serve(cx, Backend::Uring),
+    ..URING
 };
 
 /// uTP on io_uring.

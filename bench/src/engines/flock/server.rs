@@ -16,9 +16,6 @@ use std::time::Duration;
 /// How long connections may take to end when the server does.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// How often the messages between shards are looked at.
-const LOOK: Duration = Duration::from_millis(50);
-
 struct Session {
     cx: Arc<Serve>,
 }
@@ -76,7 +73,7 @@ fn start(cx: &Arc<Serve>, options: Builder) -> io::Result<()> {
             cx.served
                 .messages
                 .store(counters.messages_sent, Ordering::Relaxed);
-            thread::park_timeout(LOOK);
+            thread::park_timeout(super::LOOK);
         } else {
             thread::park();
         }

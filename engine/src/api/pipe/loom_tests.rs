@@ -19,7 +19,7 @@ fn task() -> (std::sync::Arc<Task>, Waker) {
 #[test]
 fn loom_a_writer_that_waits_is_woken_and_nothing_it_writes_is_forgotten() {
     loom::model(|| {
-        let pipe = Arc::new(Pipe::new(1));
+        let pipe = Arc::new(Pipe::new(1, std::sync::Arc::default()));
         let told = Arc::new(Notify::new());
         let writer = {
             let (pipe, told) = (pipe.clone(), told.clone());
@@ -55,7 +55,7 @@ fn loom_a_writer_that_waits_is_woken_and_nothing_it_writes_is_forgotten() {
 #[test]
 fn loom_a_reader_that_waits_is_woken_and_a_peer_held_back_is_let_go() {
     loom::model(|| {
-        let pipe = Arc::new(Pipe::new(2));
+        let pipe = Arc::new(Pipe::new(2, std::sync::Arc::default()));
         let told = Arc::new(Notify::new());
         let reader = {
             let (pipe, told) = (pipe.clone(), told.clone());

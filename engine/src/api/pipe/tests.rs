@@ -1,5 +1,4 @@
 use super::*;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Wake;
 
@@ -28,7 +27,7 @@ fn serve(pipe: &Pipe, above_high: bool, woken: &mut Vec<Waker>) -> (usize, Asked
 
 #[test]
 fn many_writes_are_told_once_and_taken_together() {
-    let (pipe, (_, waker)) = (Pipe::new(1), task());
+    let (pipe, (_, waker)) = (Pipe::new(1, std::sync::Arc::default()), task());
     let told = (0..10)
         .map(|_| pipe.write(&mut Bytes::from(vec![0; 600]), &waker))
         .filter(|(write, tell)| {
@@ -46,7 +45,7 @@ fn many_writes_are_told_once_and_taken_together() {
 
 #[test]
 fn what_is_under_way_is_bounded_whatever_is_written_while_the_shard_looks() {
-    let (pipe, (count, waker)) = (Pipe::new(1), task());
+    let (pipe, (count, waker)) = (Pipe::new(1, std::sync::Arc::default()), task());
     let fill = |sizes: usize| {
         let mut sum = 0;
         while let (Write::Taken(len), _) = pipe.write(&mut Bytes::from(vec![0; sizes]), &waker) {
@@ -71,7 +70,7 @@ fn what_is_under_way_is_bounded_whatever_is_written_while_the_shard_looks() {
 
 #[test]
 fn more_than_a_piece_goes_in_parts_and_the_rest_stays_with_the_caller() {
-    let (pipe, (_, waker)) = (Pipe::new(1), task());
+    let (pipe, (_, waker)) = (Pipe::new(1, std::sync::Arc::default()), task());
     let mut much = Bytes::from(vec![0; 1 << 20]);
     assert_eq!(pipe.write(&mut much, &waker).0, Write::Taken(OUT_LIMIT));
     assert_eq!(much.len(), (1 << 20) - OUT_LIMIT);
@@ -84,7 +83,7 @@ fn more_than_a_piece_goes_in_parts_and_the_rest_stays_with_the_caller() {
 
 #[test]
 fn a_peer_held_back_is_let_go_when_half_is_read_and_not_if_more_came() {
-    let (pipe, (count, waker)) = (Pipe::new(1_000), task());
+    let (pipe, (count, waker)) = (Pipe::new(1_000, std::sync::Arc::default()), task());
     assert_eq!(pipe.read(1, &waker).0, Read::Nothing);
     let mut woken = Vec::new();
     assert!(!pipe.receive(&[1; 999], &mut woken));
@@ -107,7 +106,7 @@ fn a_peer_held_back_is_let_go_when_half_is_read_and_not_if_more_came() {
 
 #[test]
 fn each_request_is_made_once_and_ends_writing() {
-    let (pipe, (_, waker)) = (Pipe::new(1), task());
+    let (pipe, (_, waker)) = (Pipe::new(1, std::sync::Arc::default()), task());
     assert_eq!(pipe.ask(|asked| &mut asked.end), Tell(true));
     assert_eq!(pipe.ask(|asked| &mut asked.end), Tell(false));
     assert_eq!(
@@ -126,7 +125,8 @@ fn each_request_is_made_once_and_ends_writing() {
 
 #[test]
 fn a_waker_that_replaces_another_is_called_too() {
-    let (pipe, (first, one), (second, two)) = (Pipe::new(9), task(), task());
+    let (pipe, (first, one), (second, two)) =
+        (Pipe::new(9, std::sync::Arc::default()), task(), task());
     let mut woken = Vec::new();
     for waker in [&one, &two, &two] {
         assert_eq!(pipe.read(1, waker).0, Read::Nothing);
@@ -139,7 +139,7 @@ fn a_waker_that_replaces_another_is_called_too() {
 
 #[test]
 fn what_was_received_is_read_before_the_end() {
-    let (pipe, (_, waker)) = (Pipe::new(9), task());
+    let (pipe, (_, waker)) = (Pipe::new(9, std::sync::Arc::default()), task());
     pipe.receive(b"last words", &mut Vec::new());
     pipe.close(CloseReason::PeerReset, &mut Vec::new());
     let words = Bytes::from_static(b"last words");
