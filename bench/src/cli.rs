@@ -7,7 +7,7 @@ use crate::environment::Environment;
 use crate::job::{Job, Targets};
 use crate::report::{Outcome, Run};
 use crate::veth::Veth;
-use crate::{memory, node, roles};
+use crate::{memory, node, roles, slow};
 use clap::{Args, Parser, Subcommand};
 use std::fs;
 use std::io::{self, IsTerminal, Write};
@@ -33,6 +33,8 @@ enum Command {
     Memory(MemoryArgs),
     /// Server's processor time per handshake against Node's discovery-swarm.
     Node(NodeArgs),
+    /// Thousands of flows at 1 Mbit/s each from one core, over uTP and TCP.
+    Slow(SlowArgs),
     /// Play one side, for a parent process of this program.
     #[command(hide = true)]
     Side(SideArgs),
@@ -99,6 +101,22 @@ struct NodeArgs {
     warm_up: f64,
     /// Seconds of each window.
     #[arg(long, default_value_t = 2.0)]
+    window: f64,
+}
+
+#[derive(Debug, Args)]
+struct SlowArgs {
+    /// How many flows.
+    #[arg(long, value_delimiter = ',', default_value = "1000,10000")]
+    flows: Vec<usize>,
+    /// Pacing quanta in milliseconds.
+    #[arg(long, value_delimiter = ',', default_value = "1,25,50,100,200")]
+    quanta: Vec<u64>,
+    /// Seconds before each window.
+    #[arg(long, default_value_t = 1.0)]
+    warm_up: f64,
+    /// Seconds of each window.
+    #[arg(long, default_value_t = 3.0)]
     window: f64,
 }
 
@@ -184,6 +202,11 @@ impl Cli {
                 io::stdout().lock().write_all(report.as_bytes())
             }
             Command::Node(args) => args.run(),
+            Command::Slow(args) => {
+                let plan = plan(1, args.warm_up, args.window);
+                let report = slow::run(&args.flows, &args.quanta, plan)?;
+                io::stdout().lock().write_all(report.as_bytes())
+            }
             Command::Side(args) => args.role.play(),
         }
     }

@@ -4,6 +4,7 @@ use serde::Serialize;
 use std::fmt;
 use std::fs;
 use std::io;
+use std::time::Duration;
 
 /// The machine and the settings that decide such figures.
 #[derive(Clone, Debug, Serialize)]
@@ -59,6 +60,24 @@ pub fn slab_bytes() -> io::Result<u64> {
         .map(in_use)
         .sum::<Option<u64>>()
         .ok_or_else(|| io::Error::other("/proc/slabinfo has another form"))
+}
+
+/// How long a core has been idle since the start, to a hundredth of a second.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn core_idle(core: usize) -> io::Result<Duration> {
+    let text = fs::read_to_string("/proc/stat")?;
+    let name = format!("cpu{core} ");
+    let mut columns = text
+        .lines()
+        .find_map(|line| line.strip_prefix(&name))
+        .map(|line| line.split_ascii_whitespace().map(str::parse::<u64>))
+        .ok_or_else(|| io::Error::other("/proc/stat does not know the core"))?;
+    // user, nice, system, idle, iowait, in hundredths of a second.
+    let (idle, waiting) = (columns.nth(3), columns.next());
+    let ticks = [idle, waiting].into_iter().flatten().flatten().sum::<u64>();
+    Ok(Duration::from_millis(10 * ticks))
 }
 
 /// Datagrams that sockets of this network namespace have sent so far over IPv4; a train that was handed

@@ -116,6 +116,39 @@ pub fn client_options(fd: RawFd, job: Job) -> io::Result<()> {
     Ok(())
 }
 
+/// What a TCP stream has sent since it was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpSent {
+    /// Bytes that its peer has acknowledged (`tcpi_bytes_acked`).
+    pub acked: u64,
+    /// Segments (`tcpi_segs_out`).
+    pub segments: u32,
+}
+
+/// Reads `TCP_INFO` (tcp(7); the fields are at fixed places of `struct tcp_info` since Linux 4.2).
+///
+/// # Errors
+/// The system's; `Unsupported` from kernels that tell less.
+pub fn tcp_sent(stream: &impl AsRawFd) -> io::Result<TcpSent> {
+    const ACKED: usize = 120;
+    const SEGMENTS: usize = 136;
+    let mut info = [0u8; 256];
+    let mut len = 256;
+    let (fd, to, len_to) = (stream.as_raw_fd(), info.as_mut_ptr(), &raw mut len);
+    // SAFETY: `info` has room for as many bytes as `len` says, for the length of the call.
+    check(unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, to.cast(), len_to) })?;
+    let told = info.get(..usize::try_from(len).unwrap_or(0)).unwrap_or(&[]);
+    let acked = told.get(ACKED..).and_then(|b| b.first_chunk());
+    let segments = told.get(SEGMENTS..).and_then(|b| b.first_chunk());
+    let (Some(acked), Some(segments)) = (acked, segments) else {
+        return Err(io::ErrorKind::Unsupported.into());
+    };
+    Ok(TcpSent {
+        acked: u64::from_ne_bytes(*acked),
+        segments: u32::from_ne_bytes(*segments),
+    })
+}
+
 /// The option value that makes `close` send RST.
 pub static ABORT: libc::linger = libc::linger {
     l_onoff: 1,
