@@ -152,12 +152,8 @@ fn chat() {
 #[test]
 fn embed() {
     let said = Example::start("embed", &["who", "why"]).end();
-    assert!(
-        said.contains("who? WHO\nwhy? WHY\n") || said.contains("why? WHY"),
-        "{said}"
-    );
-    for event in ["connected to", "connection closed"] {
-        assert!(said.contains(event), "{said}");
+    for part in ["who? WHO", "why? WHY", "connected to", "connection closed"] {
+        assert!(said.contains(part), "{said}");
     }
 }
 

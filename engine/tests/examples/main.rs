@@ -1,0 +1,5 @@
+//! The examples, as programs.
+
+// Marked as tests so that the lints see them as such.
+#[cfg(test)]
+mod cases;
