@@ -16,6 +16,9 @@ const SERVER_FRAME = Buffer.from('\x20the server of the comparison....')
 const counted = { done: 0, frames: 0, bytes: 0, ended: 0, errors: 0, over: false, cpu: 0 }
 let begun = null
 
+// Nobody listens any more: it is over.
+process.stdout.on('error', () => process.exit(0))
+
 function say (line) {
   process.stdout.write(JSON.stringify(line) + '\n')
 }

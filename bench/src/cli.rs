@@ -7,7 +7,7 @@ use crate::environment::Environment;
 use crate::job::{Job, Targets};
 use crate::report::{Outcome, Run};
 use crate::veth::Veth;
-use crate::{memory, node, roles, slow};
+use crate::{memory, node, roles, shaped, slow};
 use clap::{Args, Parser, Subcommand};
 use std::fs;
 use std::io::{self, IsTerminal, Write};
@@ -35,6 +35,8 @@ enum Command {
     Node(NodeArgs),
     /// Thousands of flows at 1 Mbit/s each from one core, over uTP and TCP.
     Slow(SlowArgs),
+    /// One flow behind a bottleneck, alone and beside a TCP flow; needs root, ip and tc.
+    Shaped(ShapedArgs),
     /// Play one side, for a parent process of this program.
     #[command(hide = true)]
     Side(SideArgs),
@@ -121,6 +123,25 @@ struct SlowArgs {
 }
 
 #[derive(Debug, Args)]
+struct ShapedArgs {
+    /// Engines, separated by commas.
+    #[arg(long, value_delimiter = ',', value_parser = engine, default_value = "flock-utp-uring,utp-native")]
+    engines: Vec<Engine>,
+    /// Rates of the bottleneck in Mbit/s.
+    #[arg(long, value_delimiter = ',', default_value = "10,100")]
+    rates: Vec<u32>,
+    /// Seconds before each window: flows have to find the rate.
+    #[arg(long, default_value_t = 4.0)]
+    warm_up: f64,
+    /// The same where two flows meet: CUBIC takes long to fill a queue of a second.
+    #[arg(long, default_value_t = 20.0)]
+    meet: f64,
+    /// Seconds of each window.
+    #[arg(long, default_value_t = 10.0)]
+    window: f64,
+}
+
+#[derive(Debug, Args)]
 struct SideArgs {
     #[command(subcommand)]
     role: Role,
@@ -148,6 +169,8 @@ enum Role {
         #[arg(long)]
         to: SocketAddrV4,
         #[arg(long)]
+        spread: u16,
+        #[arg(long)]
         in_flight: usize,
     },
 }
@@ -166,11 +189,12 @@ impl Role {
                 job,
                 core,
                 to,
+                spread,
                 in_flight,
             } => {
                 let targets = Targets {
                     base: *to.ip(),
-                    spread: 256,
+                    spread,
                     port: to.port(),
                 };
                 roles::drive(engine, job, core, targets, in_flight)
@@ -205,6 +229,13 @@ impl Cli {
             Command::Slow(args) => {
                 let plan = plan(1, args.warm_up, args.window);
                 let report = slow::run(&args.flows, &args.quanta, plan)?;
+                io::stdout().lock().write_all(report.as_bytes())
+            }
+            Command::Shaped(mut args) => {
+                let plan = plan(1, args.warm_up, args.window);
+                let meet = Duration::from_secs_f64(args.meet.clamp(0.0, 600.0));
+                skip_missing(&mut args.engines)?;
+                let report = shaped::run(&args.engines, &args.rates, plan, meet)?;
                 io::stdout().lock().write_all(report.as_bytes())
             }
             Command::Side(args) => args.role.play(),
@@ -273,6 +304,9 @@ impl RunArgs {
                 self.engines.clone()
             };
             skip_missing(&mut engines)?;
+            // A burst is timed in this process alone.
+            let lasts = |engine: &Engine| engine.lives_max.is_none() || scenario.job == Job::Bulk;
+            engines.retain(|engine| place.is_none() || lasts(engine));
             let series =
                 compare::run(scenario, &engines, plan, place.as_ref(), |round, engine| {
                     progress(scenario.name, round + 1, plan.rounds, engine);

@@ -295,6 +295,8 @@ pub fn default_engines(scenario: &Scenario) -> Vec<Engine> {
     let dials = matches!(scenario.job, Job::Life(_)) && !scenario.common_client;
     let differs = |engine: &&Engine| match engine.name {
         name if name.ends_with("-qa0") || name.ends_with("-ack") => dials,
+        // Only where flows meet.
+        name if name.ends_with("-cubic") => false,
         name if name.ends_with("-one") => scenario.in_flight > 1,
         name if name.ends_with("-async") => matches!(scenario.job, Job::Echo(_)),
         name if name.ends_with("-single") => scenario.copies > 1,

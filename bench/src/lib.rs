@@ -18,6 +18,7 @@ pub mod memory;
 pub mod node;
 pub mod report;
 pub mod roles;
+pub mod shaped;
 pub mod slow;
 pub mod stats;
 pub mod targets;

@@ -10,6 +10,7 @@ use crate::environment::resident_bytes;
 use crate::job::{Job, Targets};
 use crate::limit::sys::CpuClock;
 use crate::measure::{Client, Sample, Server, Setup};
+use flock_transport::Transport;
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -34,8 +35,14 @@ pub struct Counted {
     pub done: u64,
     /// Connections whose handshake the server saw.
     pub frames: u64,
+    /// Payload bytes that arrived at the server.
+    #[serde(default)]
+    pub bytes: u64,
     /// Connections that failed.
     pub errors: u64,
+    /// Microseconds of processor time in processes of the engine's own.
+    #[serde(default)]
+    pub elsewhere: u64,
     /// Messages between the server's shards.
     pub messages: u64,
 }
@@ -70,7 +77,9 @@ pub fn serve(engine: Engine, job: Job, core: Option<usize>, shards: usize) -> io
     })?;
     answer(|| Counted {
         frames: server.cx.served.frames.load(Ordering::Relaxed),
+        bytes: server.cx.served.bytes.load(Ordering::Relaxed),
         errors: server.cx.served.errors.load(Ordering::Relaxed),
+        elsewhere: server.cx.elsewhere.load(Ordering::Relaxed),
         messages: server.cx.served.messages.load(Ordering::Relaxed),
         ..Counted::default()
     })?;
@@ -92,6 +101,7 @@ pub fn drive(
     answer(|| Counted {
         done: client.cx.done.load(Ordering::Relaxed),
         errors: client.cx.errors.load(Ordering::Relaxed),
+        elsewhere: client.cx.elsewhere.load(Ordering::Relaxed),
         ..Counted::default()
     })?;
     client.stop()
@@ -164,6 +174,12 @@ impl Side {
         self.hear()
     }
 
+    /// Ends it at once, whatever it is doing.
+    pub fn kill(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+    }
+
     /// Ends it.
     ///
     /// # Errors
@@ -199,8 +215,10 @@ pub struct Place {
     pub server: Vec<String>,
     /// What goes before the client's command line.
     pub client: Vec<String>,
-    /// The first address the client connects to.
+    /// The first address the client connects to over TCP.
     pub base: Ipv4Addr,
+    /// The server's own address, which it answers datagrams from.
+    pub host: Ipv4Addr,
 }
 
 impl Place {
@@ -211,6 +229,7 @@ impl Place {
             server: Vec::new(),
             client: Vec::new(),
             base: Targets::loopback(0).base,
+            host: Ipv4Addr::LOCALHOST,
         }
     }
 
@@ -258,10 +277,14 @@ impl Place {
         port: u16,
         in_flight: usize,
     ) -> io::Result<Side> {
-        let to = SocketAddr::from((self.base, port)).to_string();
+        let (base, spread) = match engine.transport {
+            Transport::Tcp => (self.base, "256"),
+            Transport::Utp => (self.host, "1"),
+        };
+        let to = SocketAddr::from((base, port)).to_string();
         let mut command = Self::command(&self.client)?;
         command.args(["side", "drive", "--engine", engine.name]);
-        command.args(["--job", &job.to_string(), "--to", &to]);
+        command.args(["--job", &job.to_string(), "--to", &to, "--spread", spread]);
         command.args(["--in-flight", &in_flight.to_string()]);
         if let Some(core) = core {
             command.args(["--core", &core.to_string()]);
@@ -294,9 +317,10 @@ impl Place {
             clients.push(self.drive(setup.client, setup.job, core, port, setup.in_flight)?);
         }
         thread::sleep(setup.warm_up);
-        let before = read(&mut servers, &mut clients)?;
+        let mut read = || read(setup, &mut servers, &mut clients);
+        let before = read()?;
         thread::sleep(setup.window);
-        let after = read(&mut servers, &mut clients)?;
+        let after = read()?;
         for side in clients.into_iter().chain(servers) {
             side.stop()?;
         }
@@ -312,7 +336,8 @@ struct Reading {
     counted: Counted,
 }
 
-fn read(servers: &mut [Side], clients: &mut [Side]) -> io::Result<Reading> {
+fn read(setup: &Setup, servers: &mut [Side], clients: &mut [Side]) -> io::Result<Reading> {
+    let elsewhere = |counted: &Counted| Duration::from_micros(counted.elsewhere);
     let mut reading = Reading {
         at: Instant::now(),
         server: Duration::ZERO,
@@ -321,15 +346,20 @@ fn read(servers: &mut [Side], clients: &mut [Side]) -> io::Result<Reading> {
     };
     for side in servers {
         let counted = side.count()?;
-        reading.server += side.clock.read()?;
+        reading.server += side.clock.read()? + elsewhere(&counted);
+        if setup.counts_arrivals() {
+            reading.counted.done += counted.bytes / setup.job.request() as u64;
+        }
         reading.counted.frames += counted.frames;
         reading.counted.messages += counted.messages;
         reading.counted.errors += counted.errors;
     }
     for side in clients {
         let counted = side.count()?;
-        reading.client += side.clock.read()?;
-        reading.counted.done += counted.done;
+        reading.client += side.clock.read()? + elsewhere(&counted);
+        if !setup.counts_arrivals() {
+            reading.counted.done += counted.done;
+        }
         reading.counted.errors += counted.errors;
     }
     Ok(reading)

@@ -39,6 +39,30 @@ impl Veth {
         Ok(veth)
     }
 
+    /// Lets the client's side send at no more than `rate` Mbit/s, behind a queue of a second (tbf(8)).
+    ///
+    /// # Errors
+    /// When `tc` is missing or refuses.
+    pub fn shape(&self, rate: u32) -> io::Result<()> {
+        // Two packets at once at the least, and what a rate brings in a millisecond.
+        let burst = (rate * 125).max(3200);
+        let rule = format!("root tbf rate {rate}mbit burst {burst} latency 1000ms");
+        tc(&self.client, &format!("qdisc replace dev far {rule}")).map(drop)
+    }
+
+    /// Bytes that wait in that queue now.
+    ///
+    /// # Errors
+    /// When `tc` does not tell.
+    pub fn backlog(&self) -> io::Result<u64> {
+        let told = tc(&self.client, "-s -j qdisc show dev far")?;
+        let queues: serde_json::Value = serde_json::from_str(&told)?;
+        let backlog = queues
+            .get(0)
+            .and_then(|queue| queue.get("backlog")?.as_u64());
+        backlog.ok_or_else(|| io::Error::other("tc tells of no backlog"))
+    }
+
     /// The namespaces as a place for both sides.
     #[must_use]
     pub fn place(&self) -> Place {
@@ -47,6 +71,7 @@ impl Veth {
             server: within(&self.server),
             client: within(&self.client),
             base: Ipv4Addr::new(10, 77, 1, 0),
+            host: Ipv4Addr::new(10, 77, 0, 1),
         }
     }
 }
@@ -60,14 +85,23 @@ impl Drop for Veth {
     }
 }
 
-fn ip(arguments: &str) -> io::Result<()> {
-    let output = Command::new("ip")
+fn ip(arguments: &str) -> io::Result<String> {
+    run("ip", arguments)
+}
+
+/// Runs tc(8) in a namespace.
+fn tc(namespace: &str, arguments: &str) -> io::Result<String> {
+    run("ip", &format!("netns exec {namespace} tc {arguments}"))
+}
+
+fn run(program: &str, arguments: &str) -> io::Result<String> {
+    let output = Command::new(program)
         .args(arguments.split(' '))
         .output()
-        .map_err(|error| io::Error::new(error.kind(), format!("cannot run ip: {error}")))?;
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot run {program}: {error}")))?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(io::Error::other(format!("ip {arguments}: {why}")))
+    Err(io::Error::other(format!("{program} {arguments}: {why}")))
 }

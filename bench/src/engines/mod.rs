@@ -19,6 +19,7 @@ pub const ALL: &[Engine] = &[
     limit::uring::ENGINE_QA0,
     limit::epoll::ENGINE,
     limit::epoll::ENGINE_QA0,
+    limit::epoll::ENGINE_CUBIC,
     flock::URING,
     flock::URING_ACK,
     flock::URING_SINGLE,

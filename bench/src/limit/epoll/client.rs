@@ -1,6 +1,6 @@
 //! The client's side.
 
-use super::{EVENTS, events};
+use super::{EVENTS, Style, events};
 use crate::engine::{Drive, unexpected};
 use crate::job::{self, FRAME_LEN, Frame, Job};
 use crate::limit::sys::{self, Epoll};
@@ -25,12 +25,12 @@ enum Phase {
     Working(usize, usize),
 }
 
-pub(super) fn drive(cx: &Arc<Drive>, qa0: bool) -> io::Result<()> {
+pub(super) fn drive(cx: &Arc<Drive>, style: Style) -> io::Result<()> {
     let epoll = Epoll::new()?;
     let mut peers: Vec<Option<Peer>> = (0..cx.in_flight).map(|_| None).collect();
     let mut open = 0;
     for (index, peer) in peers.iter_mut().enumerate() {
-        *peer = dial(cx, &epoll, index, qa0)?;
+        *peer = dial(cx, &epoll, index, style)?;
         open += usize::from(peer.is_some());
     }
     let mut buffer = vec![0; cx.job.client_buffer()];
@@ -48,7 +48,7 @@ pub(super) fn drive(cx: &Arc<Drive>, qa0: bool) -> io::Result<()> {
                 Err(_) => cx.count_error(),
             }
             peers[index] = None;
-            peers[index] = dial(cx, &epoll, index, qa0)?;
+            peers[index] = dial(cx, &epoll, index, style)?;
             open -= usize::from(peers[index].is_none());
         }
     }
@@ -56,7 +56,7 @@ pub(super) fn drive(cx: &Arc<Drive>, qa0: bool) -> io::Result<()> {
 }
 
 /// Begins the next connection, or returns `None` when the run is over.
-fn dial(cx: &Drive, epoll: &Epoll, index: usize, qa0: bool) -> io::Result<Option<Peer>> {
+fn dial(cx: &Drive, epoll: &Epoll, index: usize, style: Style) -> io::Result<Option<Peer>> {
     if !cx.next() {
         return Ok(None);
     }
@@ -67,8 +67,10 @@ fn dial(cx: &Drive, epoll: &Epoll, index: usize, qa0: bool) -> io::Result<Option
         Some(Protocol::TCP),
     )?;
     sys::client_options(socket.as_raw_fd(), cx.job)?;
-    if qa0 {
-        socket.set_tcp_quickack(false)?;
+    match style {
+        Style::Plain => {}
+        Style::LazyAck => socket.set_tcp_quickack(false)?,
+        Style::Cubic => socket.set_tcp_congestion(b"cubic")?,
     }
     match socket.connect(&addr.into()) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),

@@ -4,6 +4,7 @@ mod client;
 mod server;
 
 use crate::engine::Engine;
+use crate::job::Job;
 use flock_transport::Transport;
 
 /// The plain loop.
@@ -15,8 +16,25 @@ pub const ENGINE: Engine = Engine {
     lives_max: None,
     sharded: false,
     serve: server::serve,
-    drive: |cx| client::drive(cx, false),
+    drive: |cx| client::drive(cx, Style::Plain),
 };
+
+/// The same, each stream under CUBIC whatever the system says.
+pub const ENGINE_CUBIC: Engine = Engine {
+    name: "epoll-cubic",
+    about: "limit: raw epoll loop, TCP_CONGESTION cubic; the flow beside others behind a bottleneck",
+    plays: |job| job == Job::Bulk,
+    drive: |cx| client::drive(cx, Style::Cubic),
+    ..ENGINE
+};
+
+/// What a client does to its sockets before they connect.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Style {
+    Plain,
+    LazyAck,
+    Cubic,
+}
 
 /// The same, the client's handshake ACK riding on its first data.
 pub const ENGINE_QA0: Engine = Engine {
@@ -27,7 +45,7 @@ pub const ENGINE_QA0: Engine = Engine {
     lives_max: None,
     sharded: false,
     serve: server::serve,
-    drive: |cx| client::drive(cx, true),
+    drive: |cx| client::drive(cx, Style::LazyAck),
 };
 
 /// Events fetched at a time.
