@@ -15,11 +15,16 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// An engine of two shards, with everything else as `builder` has it.
+    /// An engine of two shards at a free port, with everything else as `builder` has it.
     pub(crate) fn start(builder: Builder) -> Result<Self, FlockError> {
+        Self::start_at(0, builder)
+    }
+
+    /// An engine of two shards at `port`.
+    pub(crate) fn start_at(port: u16, builder: Builder) -> Result<Self, FlockError> {
         let flock = builder.shards(2).start()?;
         let events = flock.events()?;
-        let port = flock.listen(0)?.port();
+        let port = flock.listen(port)?.port();
         Ok(Self {
             flock,
             events,
@@ -29,7 +34,12 @@ impl Engine {
 
     /// Has the engine dial a port of this host.
     pub(crate) fn dial(&self, port: u16) {
-        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        self.dial_at(Ipv4Addr::LOCALHOST, port);
+    }
+
+    /// Has the engine dial a port of this host by one of its addresses.
+    pub(crate) fn dial_at(&self, host: Ipv4Addr, port: u16) {
+        let addr = SocketAddr::from((host, port));
         let asked = self.flock.add_peer("interop", addr);
         asked.expect("the engine takes commands");
     }
@@ -62,12 +72,27 @@ impl Drop for Engine {
 
 /// Runs `case` with a Node process against an engine on each backend this host has.
 pub(crate) fn on_each_backend(builder: &Builder, case: impl Fn(&mut NodePeer, &mut Engine)) {
+    on_each_backend_with(1, builder, |node, engines| case(node, &mut engines[0]));
+}
+
+/// Runs `case` with a Node process against `engines` engines on each backend this host has.
+pub(crate) fn on_each_backend_with(
+    engines: usize,
+    builder: &Builder,
+    case: impl Fn(&mut NodePeer, &mut [Engine]),
+) {
     for backend in [Backend::Uring, Backend::Poll] {
         let Some(mut node) = NodePeer::spawn() else {
             return;
         };
-        match Engine::start(builder.clone().backend(backend)) {
-            Ok(mut engine) => case(&mut node, &mut engine),
+        let start = |_| Engine::start(builder.clone().backend(backend));
+        match (0..engines).map(start).collect::<Result<Vec<Engine>, _>>() {
+            Ok(mut engines) => {
+                case(&mut node, &mut engines);
+                // Together: each waits a while for what does not answer.
+                let all = engines.iter();
+                all.for_each(|engine| engine.flock.begin_shutdown(Duration::from_secs(5)));
+            }
             Err(error) if backend == Backend::Uring => {
                 eprintln!("skipped on io_uring, which this host refuses: {error}");
             }
@@ -126,5 +151,15 @@ pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     while !condition() {
         assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
         thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Asserts that `condition` goes on to hold for longer than the first retry, of either side, would
+/// take to come.
+pub(crate) fn stays(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_millis(1_400);
+    while Instant::now() < end {
+        assert!(condition(), "it did not last: {what}");
+        thread::sleep(Duration::from_millis(20));
     }
 }

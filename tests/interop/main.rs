@@ -4,11 +4,21 @@
 //! the tests say so and pass; where `CI` is set they fail.
 
 mod cases;
+#[cfg(test)]
+mod duplicates;
 mod engine;
 mod install;
 #[cfg(test)]
 mod libutp;
+#[cfg(test)]
+mod manners;
+#[cfg(test)]
+mod mesh;
 mod node;
+#[cfg(test)]
+mod reannounce;
+#[cfg(test)]
+mod restart;
 #[cfg(test)]
 mod transports;
 #[cfg(test)]

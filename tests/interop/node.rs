@@ -28,6 +28,18 @@ pub(crate) struct Started {
     pub(crate) id: String,
 }
 
+/// Counters of a swarm in the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Status {
+    pub(crate) connected: u64,
+    pub(crate) connecting: u64,
+    pub(crate) queued: u64,
+    /// Dials so far.
+    pub(crate) dials: u64,
+    /// Handshakes so far that ended with a connection.
+    pub(crate) met: u64,
+}
+
 impl NodePeer {
     /// A process without swarms, or nothing where Node is missing.
     pub(crate) fn spawn() -> Option<Self> {
@@ -75,6 +87,34 @@ impl NodePeer {
     /// Tells `swarm` of a peer on this host.
     pub(crate) fn add_peer(&mut self, swarm: u32, port: u16) {
         self.command(&json!({"cmd": "addPeer", "swarm": swarm, "host": "127.0.0.1", "port": port}));
+    }
+
+    /// `swarm` finds a peer on this host once more, although it knows it.
+    pub(crate) fn announce(&mut self, swarm: u32, port: u16) {
+        self.command(
+            &json!({"cmd": "announce", "swarm": swarm, "host": "127.0.0.1", "port": port}),
+        );
+    }
+
+    /// The counters of `swarm`.
+    pub(crate) fn status(&mut self, swarm: u32) -> Status {
+        self.command(&json!({"cmd": "status", "swarm": swarm}));
+        let status = self.event("status", |e| e["swarm"] == swarm);
+        let count = |name: &str| status[name].as_u64().expect("a count is a number");
+        Status {
+            connected: count("connected"),
+            connecting: count("connecting"),
+            queued: count("queued"),
+            dials: count("dials"),
+            met: count("met"),
+        }
+    }
+
+    /// Whom `swarm` is connected to, by id in hex: `received`, `initiator` and `type` of each.
+    pub(crate) fn heard(&mut self, swarm: u32) -> serde_json::Map<String, Value> {
+        self.command(&json!({"cmd": "heard", "swarm": swarm}));
+        let heard = self.event("heard", |e| e["swarm"] == swarm);
+        heard["heard"].as_object().expect("an object").clone()
     }
 
     /// Sends one command.

@@ -8,6 +8,7 @@ const discoverySwarm = require('discovery-swarm')
 
 const swarms = new Map()
 const connections = new Map()
+const streams = new WeakMap()
 let lastConnection = 0
 
 function emit (event, fields) {
@@ -15,30 +16,76 @@ function emit (event, fields) {
 }
 
 const commands = {
-  // start {swarm, id?, maxConnections?, echo?, quiet?, tcp?, utp?}: a swarm that listens on a free
-  // port, over TCP alone unless said; a quiet one tells nothing of its connections
-  start ({ swarm, id, maxConnections, echo, quiet, tcp = true, utp = false }) {
+  // start {swarm, id?, port?, maxConnections?, whitelist?, echo?, quiet?, tcp?, utp?}: a swarm that
+  // listens, on a free port unless said, over TCP alone unless said; a quiet one tells nothing of
+  // its connections
+  start ({ swarm, id, port = 0, maxConnections, whitelist, echo, quiet, tcp = true, utp = false }) {
     const sw = discoverySwarm({
       discovery: false,
       tcp,
       utp,
       id: id ? Buffer.from(id, 'hex') : undefined,
-      maxConnections
+      maxConnections,
+      whitelist
     })
     swarms.set(swarm, sw)
+    sw.dials = 0
+    sw.met = 0
+    sw.on('connecting', () => sw.dials++)
+    sw.on('connection', () => sw.met++)
     if (quiet) sw.on('connection', (stream) => stream.on('error', () => {}).resume())
     else sw.on('connection', (stream, info) => onconnection(swarm, stream, info, echo))
     sw.on('redundant-connection', (stream, info) => emit('redundant-connection', { swarm, initiator: info.initiator }))
-    sw.on('peer-banned', (banned) => emit('peer-banned', { swarm, reason: banned.reason }))
+    sw.on('peer-banned', (peer, why) => emit('peer-banned', { swarm, reason: (why || peer).reason }))
     sw.on('connect-failed', (peer) => emit('connect-failed', { swarm, port: peer.port }))
     sw.on('drop', (peer) => emit('drop', { swarm, port: peer.port }))
     sw.on('error', (error) => emit('error', { swarm, message: error.message }))
-    sw.listen(0, () => emit('listening', { swarm, port: sw.address().port, id: sw.id.toString('hex') }))
+    sw.listen(port, () => emit('listening', { swarm, port: sw.address().port, id: sw.id.toString('hex') }))
   },
 
   // addPeer {swarm, host, port}: dial a peer
   addPeer ({ swarm, host, port }) {
     swarms.get(swarm).addPeer('interop', { host, port })
+  },
+
+  // announce {swarm, host, port, over?}: the peer is found once more, however well it is known; over
+  // 'tcp' or 'utp' the swarm dials as if it had no other transport
+  announce ({ swarm, host, port, over }) {
+    const sw = swarms.get(swarm)
+    const { _tcp, _utp } = sw
+    if (over === 'utp') sw._tcp = null
+    if (over === 'tcp') sw._utp = null
+    sw._peersSeen = {}
+    sw.addPeer('interop', { host, port })
+    Object.assign(sw, { _tcp, _utp })
+  },
+
+  // removePeer {swarm, host, port}: ban a peer
+  removePeer ({ swarm, host, port }) {
+    swarms.get(swarm).removePeer('interop', { host, port })
+  },
+
+  // shut {swarm}: refuse TCP connections, and keep those there are; open {swarm, port}: accept them again
+  shut ({ swarm }) {
+    swarms.get(swarm)._tcp.close()
+    emit('shut', { swarm })
+  },
+  open ({ swarm, port }) {
+    swarms.get(swarm)._tcp.listen(port, () => emit('opened', { swarm }))
+  },
+
+  // greet {swarm}: say our id on every connection; heard {swarm}: who is connected, and what each said
+  greet ({ swarm }) {
+    const sw = swarms.get(swarm)
+    for (const connection of sw.connections) connection.write(sw.id)
+  },
+  heard ({ swarm }) {
+    const heard = {}
+    for (const connection of swarms.get(swarm).connections) {
+      const { info, received } = streams.get(connection)
+      heard[info.id.toString('hex')] = { received, initiator: info.initiator, type: info.type }
+    }
+    emit('heard', { swarm, heard })
   },
 
   // write {conn, hex}: send bytes
@@ -61,10 +108,15 @@ const commands = {
     connections.get(conn).stream.destroy()
   },
 
-  // status {swarm}: the three counters
+  // exit: end at once, as a process does that is killed
+  exit () {
+    process.exit(1)
+  },
+
+  // status {swarm}: the three counters, the dials so far and the handshakes that led to a connection
   status ({ swarm }) {
-    const { connected, connecting, queued } = swarms.get(swarm)
-    emit('status', { swarm, connected, connecting, queued })
+    const { connected, connecting, queued, dials, met } = swarms.get(swarm)
+    emit('status', { swarm, connected, connecting, queued, dials, met })
   },
 
   // raw {host, port, chunks, pause}: a plain socket that writes each chunk apart
@@ -85,9 +137,12 @@ const commands = {
 
 function onconnection (swarm, stream, info, echo) {
   const conn = ++lastConnection
-  const record = { stream, expected: null }
+  const record = { stream, info, expected: null, received: '' }
   connections.set(conn, record)
+  streams.set(stream, record)
   stream.on('data', (data) => {
+    // As much as a greeting has.
+    if (record.received.length < 64) record.received += data.toString('hex')
     if (record.expected) compare(conn, record, data)
     else if (echo) stream.write(data)
     else emit('data', { swarm, conn, hex: data.toString('hex') })
