@@ -239,7 +239,7 @@ impl Pipe {
 
 /// The shard's side. It collects who is to be woken.
 impl Pipe {
-    /// Adds received bytes; whether the peer is to be held back.
+    /// Adds received bytes; whether the peer is to be held back from now on.
     pub(super) fn receive(&self, data: &[u8], woken: &mut Vec<Waker>) -> bool {
         let copy = |into: &mut Vec<u8>| into.extend_from_slice(data);
         let large = (data.len() > JOINED).then(|| self.buffers.make(data.len(), copy));
@@ -248,10 +248,10 @@ impl Pipe {
             Some(large) => state.incoming.push(large),
             None => state.incoming.push_copy(data),
         }
-        let full = state.incoming.len() >= self.recv_limit;
-        state.paused |= full;
+        let hold = !state.paused && state.incoming.len() >= self.recv_limit;
+        state.paused |= hold;
         state.readers.take(woken);
-        full
+        hold
     }
 
     /// The peer ended its direction; whether the application has accepted the connection.

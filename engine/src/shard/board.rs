@@ -48,6 +48,8 @@ flock_transport::counters! {
         trains_lost,
         /// Messages to other shards' swarms.
         messages_sent,
+        /// Times that a peer was held back because its bytes were not taken.
+        peers_held_back,
         /// Connections given up because another thread sent more than the send queue may hold.
         sends_overflowed,
         /// Requests for connections that had gone.

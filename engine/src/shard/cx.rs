@@ -75,6 +75,7 @@ impl ConnCx<'_> {
     /// way into this turn may still be delivered. While paused the peer's end or reset goes
     /// unnoticed, unless a send meets it.
     pub fn pause(&mut self) {
+        self.links.held_back += 1;
         self.links.pause(self.key);
     }
 

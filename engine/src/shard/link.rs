@@ -64,6 +64,8 @@ pub(crate) struct Links {
     pub(crate) send_limits: SendLimits,
     pub(crate) linger: Duration,
     pub(crate) limits: Limits,
+    /// Times that the application held a peer back.
+    pub(crate) held_back: u64,
     /// Links that were reported as closed and are still here.
     ending: u32,
     dirty: Vec<Key>,
@@ -87,6 +89,7 @@ impl Links {
             send_limits,
             linger,
             limits,
+            held_back: 0,
             ending: 0,
             dirty: Vec::new(),
         }

@@ -365,6 +365,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.counters.swarm = self.swarm.counters();
         self.counters.utp = self.links.utp.counters();
         self.counters.driver = self.driver.counters();
+        self.counters.peers_held_back = self.links.held_back;
         self.counters.timers_refused = self.links.wheel.refused();
         self.board
             .publish(usize::from(self.links.shard), stats, &self.counters);

@@ -81,6 +81,9 @@ pub fn a_slow_reader_holds_the_sender_back(stage: &mut dyn Stage) {
         drop(a.flock);
     };
     let receive = async move {
+        while b.connection.unread() < RECV_LIMIT {
+            yield_now().await;
+        }
         let mut at = 0;
         while let Some(data) = b.connection.recv().await.expect("nothing breaks") {
             assert!(is_block(at, &data), "at {at}");
@@ -95,6 +98,7 @@ pub fn a_slow_reader_holds_the_sender_back(stage: &mut dyn Stage) {
             assert!(between <= unread_max + QUEUE_MAX + network, "{between}");
         }
         assert_eq!(at, much);
+        assert!(b.flock.counters().counters.peers_held_back > 0);
         drop(b.flock);
     };
     stage.run(vec![Box::pin(send), Box::pin(receive)]);

@@ -88,11 +88,15 @@ fn a_peer_held_back_is_let_go_when_half_is_read_and_not_if_more_came() {
     let mut woken = Vec::new();
     assert!(!pipe.receive(&[1; 999], &mut woken));
     assert!(pipe.receive(&[2; 1], &mut woken));
+    assert!(
+        !pipe.receive(&[2; 1], &mut woken),
+        "it is held back already"
+    );
     wake_all(&mut woken);
     assert_eq!(count.0.load(Ordering::Relaxed), 1);
     assert_eq!(
-        pipe.read(499, &waker),
-        (Read::Data(Bytes::from(vec![1; 499])), Tell(false))
+        pipe.read(500, &waker),
+        (Read::Data(Bytes::from(vec![1; 500])), Tell(false))
     );
     assert!(pipe.read(1, &waker).1.0, "half of it is left");
     assert!(pipe.receive(&[3; 500], &mut woken));
@@ -100,7 +104,7 @@ fn a_peer_held_back_is_let_go_when_half_is_read_and_not_if_more_came() {
         !serve(&pipe, false, &mut woken).1.resume,
         "it is full again"
     );
-    assert!(pipe.read(501, &waker).1.0);
+    assert!(pipe.read(502, &waker).1.0);
     assert!(serve(&pipe, false, &mut woken).1.resume);
 }
 
