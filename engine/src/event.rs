@@ -64,6 +64,10 @@ pub enum RejectReason {
     Whitelist,
     /// The candidate table is full.
     TooManyCandidates,
+    /// The denylist names it.
+    Denied,
+    /// The firewall refused it.
+    Firewall,
 }
 
 /// Why an inbound connection was refused before its handshake.
@@ -80,6 +84,18 @@ pub enum RefuseReason {
     TooManyHandshakes,
     /// The engine's connection table is full.
     TableFull,
+    /// The denylist names the address.
+    Denied,
+    /// The firewall refused the address.
+    Firewall,
+    /// `max_inbound` is reached.
+    TooManyInbound,
+    /// There are `max_per_ip` connections with the address.
+    TooManyFromIp,
+    /// There are `max_per_subnet` connections with the network.
+    TooManyFromSubnet,
+    /// Connections come faster than `accept_rate`.
+    AcceptRate,
 }
 
 /// Something that happened. The names are the seed's; `PeerDropped` is its `drop`.
@@ -208,6 +224,8 @@ impl fmt::Display for RejectReason {
             Self::Banned => "banned",
             Self::Whitelist => "whitelist",
             Self::TooManyCandidates => "too-many-candidates",
+            Self::Denied => "denied",
+            Self::Firewall => "firewall",
         })
     }
 }
@@ -220,6 +238,12 @@ impl fmt::Display for RefuseReason {
             Self::TooManyConnections => "too-many-connections",
             Self::TooManyHandshakes => "too-many-handshakes",
             Self::TableFull => "table-full",
+            Self::Denied => "denied",
+            Self::Firewall => "firewall",
+            Self::TooManyInbound => "too-many-inbound",
+            Self::TooManyFromIp => "too-many-from-ip",
+            Self::TooManyFromSubnet => "too-many-from-subnet",
+            Self::AcceptRate => "accept-rate",
         })
     }
 }

@@ -22,6 +22,7 @@ mod pages;
 mod api;
 pub mod session;
 mod shard;
+mod sources;
 mod swarm;
 mod table;
 mod wheel;
@@ -44,7 +45,7 @@ pub use hub::{BlockingEvents, Events};
 pub use metrics::Metrics;
 pub use names::{ChannelKey, ConnId, PeerId};
 pub use shard::{ConnCx, Shard, ShardCounters, ShardCx, ShardStats, Step};
-pub use swarm::SwarmCounters;
+pub use swarm::{Approach, SwarmCounters};
 
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]

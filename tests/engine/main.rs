@@ -4,6 +4,8 @@
 //! backend, and a case may `unwrap`.
 
 #[cfg(test)]
+mod admission;
+#[cfg(test)]
 mod bandwidth;
 #[cfg(test)]
 mod connections;

@@ -8,6 +8,7 @@ use crate::bandwidth::Bandwidth;
 use crate::io::{Backend, Driver, DriverConfig, Unavailable};
 use crate::names::PeerId;
 use crate::shard::Shard;
+use crate::swarm::{Approach, Firewall, Quotas};
 use flock_tcp::{ListenOptions, SendLimits, StreamOptions};
 use ipnet::IpNet;
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -90,7 +91,14 @@ pub struct Builder {
     pub(crate) dials: u32,
     pub(crate) candidates: u32,
     pub(crate) connections: u32,
+    pub(crate) max_inbound: u32,
+    pub(crate) max_outbound: u32,
+    pub(crate) max_per_ip: u32,
+    pub(crate) max_per_subnet: u32,
+    pub(crate) accept_rate: u32,
     pub(crate) whitelist: Vec<IpNet>,
+    pub(crate) denylist: Vec<IpNet>,
+    pub(crate) firewall: Option<Firewall>,
     pub(crate) connect_timeout: Duration,
     pub(crate) tcp: bool,
     pub(crate) utp: bool,
@@ -99,6 +107,7 @@ pub struct Builder {
     pub(crate) handshake_timeout: Duration,
     pub(crate) linger: Duration,
     pub(crate) retry: [Duration; 4],
+    pub(crate) retry_tail: Option<Duration>,
     pub(crate) keep_existing: bool,
     pub(crate) stream: StreamOptions,
     pub(crate) listen: ListenOptions,
@@ -125,7 +134,14 @@ impl Default for Builder {
             dials: 256,
             candidates: 1 << 20,
             connections: 1 << 20,
+            max_inbound: 0,
+            max_outbound: 0,
+            max_per_ip: 0,
+            max_per_subnet: 0,
+            accept_rate: 0,
             whitelist: Vec::new(),
+            denylist: Vec::new(),
+            firewall: None,
             connect_timeout: Duration::from_secs(3),
             tcp: true,
             utp: true,
@@ -134,6 +150,7 @@ impl Default for Builder {
             handshake_timeout: Duration::from_secs(5),
             linger: Duration::from_secs(5),
             retry: [1, 1, 5, 15].map(Duration::from_secs),
+            retry_tail: None,
             keep_existing: false,
             stream: StreamOptions::default(),
             listen: ListenOptions::default(),
@@ -183,6 +200,21 @@ impl Builder {
         connections: u32,
         /// Addresses to have connections with, in both directions; empty, the default, is all.
         whitelist: Vec<IpNet>,
+        /// Addresses to have no connections with, in both directions, whatever the whitelist says.
+        denylist: Vec<IpNet>,
+        /// Admitted peers at a time that dialled us; 0, the default, is no limit. One whose connection
+        /// takes the place of an outbound one to the same peer is let in beyond it.
+        max_inbound: u32,
+        /// Peers at a time that we dialled, dials included; 0, the default, is no limit.
+        max_outbound: u32,
+        /// Connections at a time with one IP address, dials and handshakes included; 0, the default, is
+        /// no limit. Candidates there are too many of wait.
+        max_per_ip: u32,
+        /// The same for a /24 of IPv4 and a /64 of IPv6.
+        max_per_subnet: u32,
+        /// Inbound connections a second, with as many at once after a second of rest; 0, the default,
+        /// is no limit. Those beyond it are refused.
+        accept_rate: u32,
         /// How long a TCP dial may take (3 s).
         connect_timeout: Duration,
         /// Whether to accept and dial TCP (on).
@@ -205,6 +237,9 @@ impl Builder {
         /// Waits before the retries of a failed dial (1, 1, 5, 15 s, each ±10 %); then the
         /// candidate is dropped.
         retry: [Duration; 4],
+        /// How long to wait between further retries (each ±10 %) instead of dropping the candidate;
+        /// `None`, the default, drops it.
+        retry_tail: Option<Duration>,
         /// On a second connection to the same peer, always keep the first (off). Two engines
         /// that do this and dial each other at the same time lose both connections, and retry.
         keep_existing: bool,
@@ -236,6 +271,29 @@ impl Builder {
     pub fn shards(mut self, shards: usize) -> Self {
         self.shards = Some(shards);
         self
+    }
+
+    /// Asks `allows` about every address that connects or is to be dialled, and about every id that
+    /// a peer states; what it does not allow is refused, and reported. It is called on the shards
+    /// and must not block; when it panics, the answer is no.
+    #[must_use]
+    pub fn firewall(
+        mut self,
+        allows: impl Fn(&Approach<'_>) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.firewall = Some(Firewall::new(allows));
+        self
+    }
+
+    pub(crate) fn quotas(&self) -> Quotas {
+        Quotas {
+            connections: self.max_connections,
+            inbound: self.max_inbound,
+            outbound: self.max_outbound,
+            per_ip: self.max_per_ip,
+            per_subnet: self.max_per_subnet,
+            accept_rate: self.accept_rate,
+        }
     }
 
     /// Pins shard `i` to the `i`-th of these cores, going round. Without, threads are not pinned.

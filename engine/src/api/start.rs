@@ -102,7 +102,7 @@ fn wire<M: Send + 'static>(
         senders: senders.clone(),
         hub: hub.clone(),
         board: Arc::new(Board::new(usize::from(count))),
-        counts: Arc::new(SharedCounts::new(count, options.max_connections)),
+        counts: Arc::new(SharedCounts::new(count, options.quotas(), hash_seed)),
         rates: Arc::new(SharedRates::new(options.bandwidth)),
         id: id.clone(),
         hash_seed,

@@ -16,6 +16,10 @@ flock_transport::counters! {
         candidates_banned,
         /// Finds refused because the whitelist does not name the address.
         candidates_not_whitelisted,
+        /// Finds refused because the address is on the denylist.
+        candidates_denied,
+        /// Candidates that the firewall refused, when they were found or were to be dialled.
+        candidates_firewalled,
         /// Further channels of known candidates that there was no room to note.
         channels_refused,
         /// Candidates given up after too many failed dials.
@@ -30,6 +34,8 @@ flock_transport::counters! {
         dials_timed_out,
         /// Dials ended because the candidate was banned or its channels were left.
         dials_given_up,
+        /// Times a candidate was passed over because of the limits per address and network.
+        dials_deferred,
         /// Inbound connections refused because the address is banned.
         inbound_banned,
         /// Inbound connections refused because the whitelist does not name the address.
@@ -40,6 +46,18 @@ flock_transport::counters! {
         inbound_half_open,
         /// Inbound connections refused because the engine's connection table is full.
         inbound_table_full,
+        /// Inbound connections refused because the address is on the denylist.
+        inbound_denied,
+        /// Inbound connections that the firewall refused by their address.
+        inbound_firewalled,
+        /// Inbound connections refused because `max_inbound` is reached.
+        inbound_over_limit,
+        /// Inbound connections refused because there are `max_per_ip` with the address.
+        inbound_over_ip,
+        /// Inbound connections refused because there are `max_per_subnet` with the network.
+        inbound_over_subnet,
+        /// Inbound connections refused because they came faster than `accept_rate`.
+        inbound_over_rate,
         /// Handshakes of inbound connections begun.
         handshakes_inbound,
         /// Handshakes of dialled connections begun.
@@ -52,6 +70,8 @@ flock_transport::counters! {
         handshakes_failed,
         /// Connections closed at admission because peer or address is banned.
         peers_banned,
+        /// Connections closed because the firewall refused the peer by its id.
+        peers_firewalled,
         /// Connections to ourselves.
         selves_detected,
         /// Questions to a peer's home shard, this one included: may this connection be the peer's?
@@ -62,7 +82,8 @@ flock_transport::counters! {
         redundant_refused,
         /// Admitted connections ended in favour of a new one.
         redundant_replaced,
-        /// Connections refused by the home shard because `max_connections` is reached.
+        /// Connections refused by the home shard because a limit of admitted peers is
+        /// reached.
         claims_over_limit,
         /// Bans that the table had no room for.
         bans_refused,

@@ -1,5 +1,9 @@
-//! The numbers that shards share: what counts against `max_connections`, and who waits for room.
+//! The numbers that shards share: what counts against the limits, and who waits for room.
 
+use super::admission::{AcceptRate, Quotas};
+use crate::sources::{Crowded, Sources};
+use flock_transport::{CloseReason, Instant};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Shared by all swarms of an engine.
@@ -11,8 +15,12 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 pub(crate) struct SharedCounts {
     /// Admitted peers in the high half, dials and outbound handshakes in the low one.
     used: AtomicU64,
-    /// 0: no limit.
-    max_connections: u32,
+    /// Those of the admitted that dialled us, and those that we dialled.
+    inbound: AtomicU32,
+    outbound: AtomicU32,
+    quotas: Quotas,
+    sources: Sources,
+    accept_rate: AcceptRate,
     queued: Vec<AtomicU32>,
     next_refill: AtomicU32,
 }
@@ -27,22 +35,37 @@ fn dialling(used: u64) -> u64 {
     used & (ADMITTED_ONE - 1)
 }
 
+fn quota(limit: u32) -> u64 {
+    if limit == 0 { u64::MAX } else { limit.into() }
+}
+
 impl SharedCounts {
-    pub(crate) fn new(shards: u16, max_connections: u32) -> Self {
+    /// `seed` keys hashes.
+    pub(crate) fn new(shards: u16, quotas: Quotas, seed: u64) -> Self {
         Self {
             used: AtomicU64::new(0),
-            max_connections,
+            inbound: AtomicU32::new(0),
+            outbound: AtomicU32::new(0),
+            sources: Sources::new(quotas.per_ip, quotas.per_subnet, seed),
+            accept_rate: AcceptRate::new(quotas.accept_rate),
+            quotas,
             queued: (0..shards).map(|_| AtomicU32::new(0)).collect(),
             next_refill: AtomicU32::new(0),
         }
     }
 
+    /// With a limit of the total alone.
+    #[cfg(test)]
+    pub(crate) fn limited(shards: u16, connections: u32) -> Self {
+        let quotas = Quotas {
+            connections,
+            ..Quotas::default()
+        };
+        Self::new(shards, quotas, 1)
+    }
+
     fn limit(&self) -> u64 {
-        if self.max_connections == 0 {
-            u64::MAX
-        } else {
-            u64::from(self.max_connections)
-        }
+        quota(self.quotas.connections)
     }
 
     /// Whether an inbound connection would be refused anyway.
@@ -50,20 +73,57 @@ impl SharedCounts {
         admitted(self.used.load(Ordering::SeqCst)) >= self.limit()
     }
 
+    /// Whether one would be refused because of its direction.
+    pub(crate) fn inbound_full(&self) -> bool {
+        u64::from(self.inbound.load(Ordering::SeqCst)) >= quota(self.quotas.inbound)
+    }
+
+    /// Counts a connection or dial by its address; [`release_source`](Self::release_source) ends
+    /// that.
+    pub(crate) fn take_source(&self, ip: IpAddr) -> Result<(), Crowded> {
+        self.sources.take(ip)
+    }
+
+    pub(crate) fn release_source(&self, ip: IpAddr) {
+        self.sources.release(ip);
+    }
+
+    /// Whether one more inbound connection is within the rate, against which it counts.
+    pub(crate) fn take_accept(&self, now: Instant) -> bool {
+        self.accept_rate.take(now)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn directions(&self) -> (u32, u32) {
+        let count = |way: &AtomicU32| way.load(Ordering::SeqCst);
+        (count(&self.inbound), count(&self.outbound))
+    }
+
     #[cfg(test)]
     pub(crate) fn is_unused(&self) -> bool {
+        let ways = [&self.inbound, &self.outbound];
         self.used.load(Ordering::SeqCst) == 0
+            && ways.iter().all(|way| way.load(Ordering::SeqCst) == 0)
+            && self.sources.is_unused()
     }
 
     /// Whether a dial would find room.
     pub(crate) fn has_room(&self) -> bool {
-        let used = self.used.load(Ordering::SeqCst);
-        admitted(used) + dialling(used) < self.limit()
+        self.dial_fits(self.used.load(Ordering::SeqCst))
     }
 
-    /// Takes room for a dial: admitted and dialled together stay within the limit.
+    /// Admitted and dialled together stay within the limit, and those of them that go out within
+    /// theirs. A peer that is being admitted counts as dialled, or as outbound, or for a moment
+    /// as both, since `outbound` is read later.
+    fn dial_fits(&self, used: u64) -> bool {
+        let outbound = u64::from(self.outbound.load(Ordering::SeqCst));
+        admitted(used) + dialling(used) < self.limit()
+            && outbound + dialling(used) < quota(self.quotas.outbound)
+    }
+
+    /// Takes room for a dial.
     pub(crate) fn reserve_dial(&self) -> bool {
-        self.take(1, |used| admitted(used) + dialling(used) < self.limit())
+        self.take(1, |used| self.dial_fits(used))
     }
 
     pub(crate) fn release_dial(&self) {
@@ -71,14 +131,44 @@ impl SharedCounts {
         debug_assert!(dialling(before) > 0, "a dial was released twice");
     }
 
-    /// Takes room for an admitted peer.
-    pub(crate) fn admit(&self) -> bool {
-        self.take(ADMITTED_ONE, |used| admitted(used) < self.limit())
+    /// Takes room for an admitted peer, or says which limit is reached.
+    pub(crate) fn admit(&self, initiator: bool) -> Result<(), CloseReason> {
+        if initiator {
+            // Its dial found room.
+            self.outbound.fetch_add(1, Ordering::SeqCst);
+        } else {
+            let more = |count| (u64::from(count) < quota(self.quotas.inbound)).then_some(count + 1);
+            self.inbound
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, more)
+                .map_err(|_| CloseReason::TooManyInbound)?;
+        }
+        if self.take(ADMITTED_ONE, |used| admitted(used) < self.limit()) {
+            return Ok(());
+        }
+        self.way(initiator).fetch_sub(1, Ordering::SeqCst);
+        Err(CloseReason::TooManyConnections)
     }
 
-    pub(crate) fn release_admitted(&self) {
+    pub(crate) fn release_admitted(&self, initiator: bool) {
+        let before = self.way(initiator).fetch_sub(1, Ordering::SeqCst);
+        debug_assert!(before > 0, "a direction was released twice");
         let before = self.used.fetch_sub(ADMITTED_ONE, Ordering::SeqCst);
         debug_assert!(admitted(before) > 0, "a peer was released twice");
+    }
+
+    /// A connection took the place of another one to the same peer, whatever the limits of their
+    /// directions: which of the two stays is not for one side to say.
+    pub(crate) fn replace_admitted(&self, was_initiator: bool, is_initiator: bool) {
+        self.way(is_initiator).fetch_add(1, Ordering::SeqCst);
+        self.way(was_initiator).fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn way(&self, initiator: bool) -> &AtomicU32 {
+        if initiator {
+            &self.outbound
+        } else {
+            &self.inbound
+        }
     }
 
     fn take(&self, amount: u64, room: impl Fn(u64) -> bool) -> bool {
@@ -104,7 +194,7 @@ impl SharedCounts {
     }
 
     fn waiting(&self, not: Option<u16>) -> Option<u16> {
-        if self.max_connections == 0 {
+        if self.quotas.connections == 0 && self.quotas.outbound == 0 {
             return None;
         }
         let shards = u32::try_from(self.queued.len()).unwrap_or(u32::MAX);
@@ -125,20 +215,49 @@ mod tests {
 
     #[test]
     fn dials_leave_room_for_what_is_admitted_but_admission_counts_peers_alone() {
-        let counts = SharedCounts::new(1, 2);
+        let counts = SharedCounts::limited(1, 2);
         assert!(counts.reserve_dial() && counts.reserve_dial());
         assert!(!counts.reserve_dial());
-        assert!(counts.admit() && counts.admit());
-        assert!(!counts.admit() && counts.full());
+        assert!(counts.admit(true).is_ok() && counts.admit(false).is_ok());
+        let full = Err(CloseReason::TooManyConnections);
+        assert!(counts.admit(false) == full && counts.admit(true) == full && counts.full());
         counts.release_dial();
         counts.release_dial();
-        counts.release_admitted();
+        counts.release_admitted(true);
         assert!(counts.reserve_dial() && !counts.reserve_dial());
+        counts.release_dial();
+        counts.release_admitted(false);
+        assert!(counts.is_unused());
+    }
+
+    #[test]
+    fn each_direction_has_its_own_limit() {
+        let quotas = Quotas {
+            inbound: 1,
+            outbound: 2,
+            ..Quotas::default()
+        };
+        let counts = SharedCounts::new(1, quotas, 1);
+        assert!(counts.reserve_dial() && counts.reserve_dial() && !counts.reserve_dial());
+        assert_eq!(counts.admit(true), Ok(()));
+        counts.release_dial();
+        assert!(!counts.reserve_dial(), "admitted is as good as dialled");
+        assert!(!counts.inbound_full());
+        assert_eq!(counts.admit(false), Ok(()));
+        assert!(counts.inbound_full() && !counts.full());
+        assert_eq!(counts.admit(false), Err(CloseReason::TooManyInbound));
+        // An outbound connection in the place of the inbound one.
+        counts.replace_admitted(false, true);
+        assert!(!counts.inbound_full());
+        counts.release_admitted(true);
+        assert!(!counts.reserve_dial());
+        counts.release_admitted(true);
+        assert!(counts.reserve_dial());
     }
 
     #[test]
     fn room_goes_to_the_shards_in_turn() {
-        let counts = SharedCounts::new(3, 1);
+        let counts = SharedCounts::limited(3, 1);
         assert_eq!(counts.next_waiting(), None);
         counts.show_queued(0, 5);
         counts.show_queued(2, 5);

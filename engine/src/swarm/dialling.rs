@@ -1,36 +1,70 @@
 //! Dials: their room, their deadlines, their retries.
 
+use super::admission::Approach;
 use super::candidates::{CandidateId, State};
 use super::conns::Conn;
 use super::message::PeerMessage;
 use super::racing::{Output, Outputs, Race};
 use super::{Action, Swarm};
-use crate::event::Event;
+use crate::event::{Event, RejectReason};
 use crate::names::{ConnId, PeerId};
 use flock_transport::{Instant, Transport};
 use rand::Rng;
 use std::time::Duration;
 
+/// Candidates passed over at a time because of where they are; the rest waits for the next turn.
+const DEFERRED_MAX: u32 = 256;
+
+/// How long such a candidate waits at the least.
+const DEFER: Duration = Duration::from_secs(1);
+
 impl Swarm {
     /// Dials as many queued candidates as there is room for.
     pub(super) fn kick(&mut self, now: Instant) {
         self.show_queued();
+        let mut deferred = 0;
         while self.may_dial() {
             let Some(id) = self.candidates.front() else {
                 break;
             };
             // Bans end what they find, but not a connection, after which the candidate is back.
             let banned = |addr| self.bans.addr(now, addr);
-            if self.candidates.get(id).is_some_and(|c| banned(c.addr)) {
+            let Some(addr) = self.candidates.get(id).map(|candidate| candidate.addr) else {
+                break;
+            };
+            if banned(addr) {
                 self.candidates.forget(id);
                 continue;
             }
+            if !self.counts.has_room() || deferred == DEFERRED_MAX {
+                break;
+            }
+            if !self.passes_firewall(&Approach::Outbound { addr }) {
+                if let Some(peer) = self.candidates.forget(id) {
+                    self.reject(peer, RejectReason::Firewall);
+                }
+                continue;
+            }
+            if self.counts.take_source(addr.ip()).is_err() {
+                deferred += 1;
+                self.defer(now, id);
+                continue;
+            }
             if !self.counts.reserve_dial() {
+                self.counts.release_source(addr.ip());
                 break;
             }
             self.start_dial(now, id);
         }
         self.show_queued();
+    }
+
+    /// Too many connections with the candidate's address or network: others go first.
+    fn defer(&mut self, now: Instant, id: CandidateId) {
+        self.counters.dials_deferred += 1;
+        let retries = self.candidates.get(id).map_or(0, |c| c.retries);
+        let at = now + self.jitter(self.config.retry[0].max(DEFER));
+        self.candidates.wait(id, at, retries);
     }
 
     /// Whether this shard's own limits leave room for a dial. Listeners that say nothing would
@@ -175,6 +209,9 @@ impl Swarm {
     fn end_dial(&mut self, id: CandidateId, timed_out: bool) {
         self.racing.remove(&id);
         self.counts.release_dial();
+        if let Some(candidate) = self.candidates.get(id) {
+            self.counts.release_source(candidate.addr.ip());
+        }
         if let Some(peer) = self.candidates.peer(id) {
             self.emit(Event::ConnectFailed { peer, timed_out });
         }
@@ -185,10 +222,11 @@ impl Swarm {
         let Some(retries) = self.wanted(now, id) else {
             return;
         };
-        match self.config.retry.get(usize::from(retries)) {
-            Some(&wait) => {
+        let table = self.config.retry.get(usize::from(retries)).copied();
+        match table.or(self.config.retry_tail) {
+            Some(wait) => {
                 let at = now + self.jitter(wait);
-                self.candidates.wait(id, at, retries + 1);
+                self.candidates.wait(id, at, retries.saturating_add(1));
             }
             None => {
                 if let Some(peer) = self.candidates.forget(id) {

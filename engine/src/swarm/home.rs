@@ -74,11 +74,13 @@ impl Home {
     pub(super) fn claim(&mut self, peer: PeerId, new: Contender, out: &mut Verdicts) {
         match self.find(&peer) {
             Some(key) => self.contend(key, new, out),
-            None if self.counts.admit() => {
-                self.insert(peer, new);
-                out.push((new.conn.shard, PeerMessage::Granted { conn: new.conn }));
-            }
-            None => out.push(refused(new.conn, CloseReason::TooManyConnections)),
+            None => match self.counts.admit(new.initiator) {
+                Ok(()) => {
+                    self.insert(peer, new);
+                    out.push((new.conn.shard, PeerMessage::Granted { conn: new.conn }));
+                }
+                Err(reason) => out.push(refused(new.conn, reason)),
+            },
         }
     }
 
@@ -124,7 +126,7 @@ impl Home {
         }
     }
 
-    /// A connection that claimed is over. Whether that made room for another peer.
+    /// A connection that claimed is over. Whether that made room for another one.
     pub(super) fn release(&mut self, peer: &PeerId, conn: ConnId, out: &mut Verdicts) -> bool {
         let Some(key) = self.find(peer) else {
             return false;
@@ -141,13 +143,15 @@ impl Home {
             return false;
         }
         if let Some(next) = held.more.as_mut().and_then(|more| more.next.take()) {
-            held.holder = next;
+            let was = std::mem::replace(&mut held.holder, next);
             held.yielding = false;
+            self.counts.replace_admitted(was.initiator, next.initiator);
             out.push((next.conn.shard, PeerMessage::Granted { conn: next.conn }));
-            return false;
+            return was.initiator && !next.initiator;
         }
+        let initiator = held.holder.initiator;
         self.remove(key, out);
-        self.counts.release_admitted();
+        self.counts.release_admitted(initiator);
         true
     }
 
@@ -262,7 +266,7 @@ mod tests {
     #[test]
     fn a_replacement_waits_for_the_holder_and_may_give_up() {
         let (own, peer) = (PeerId::new(&[1]).unwrap(), PeerId::new(&[2]).unwrap());
-        let counts = Arc::new(SharedCounts::new(1, 1));
+        let counts = Arc::new(SharedCounts::limited(1, 1));
         let hasher = ahash::RandomState::with_seeds(1, 2, 3, 4);
         let mut home = Home::new(own, false, counts.clone(), hasher);
         let mut out = Vec::new();
@@ -287,7 +291,7 @@ mod tests {
     fn nobody_loses_to_a_holder_that_is_on_its_way_out() {
         let (own, peer) = (PeerId::new(&[1]).unwrap(), PeerId::new(&[2]).unwrap());
         let hasher = ahash::RandomState::with_seeds(1, 2, 3, 4);
-        let mut home = Home::new(own, false, Arc::new(SharedCounts::new(1, 1)), hasher);
+        let mut home = Home::new(own, false, Arc::new(SharedCounts::limited(1, 1)), hasher);
         let mut out = Vec::new();
         let holder = contender(1, false, Transport::Utp);
         let gave_up = contender(2, false, Transport::Tcp);
@@ -362,7 +366,7 @@ mod tests {
         let (low, high) = (PeerId::new(&[1]).unwrap(), PeerId::new(&[2]).unwrap());
         let contend = |own: &PeerId, peer: &PeerId, old: Contender, new: Contender| {
             let hasher = ahash::RandomState::with_seeds(1, 2, 3, 4);
-            let counts = Arc::new(SharedCounts::new(1, 1));
+            let counts = Arc::new(SharedCounts::limited(1, 1));
             let mut home = Home::new(own.clone(), false, counts, hasher);
             let mut out = Vec::new();
             home.claim(peer.clone(), old, &mut out);
@@ -405,7 +409,7 @@ mod tests {
         assert!(held <= 80, "{held}");
         let (own, peer) = (PeerId::new(&[1]).unwrap(), PeerId::new(&[2]).unwrap());
         let hasher = ahash::RandomState::with_seeds(1, 2, 3, 4);
-        let mut home = Home::new(own, false, Arc::new(SharedCounts::new(1, 0)), hasher);
+        let mut home = Home::new(own, false, Arc::new(SharedCounts::limited(1, 0)), hasher);
         let mut out = Vec::new();
         for slot in 0..5 {
             home.claim(

@@ -1,10 +1,12 @@
 //! Connections from their handshake to their end.
 
+use super::admission::Approach;
 use super::conns::{Conn, Stage};
 use super::message::{Contender, PeerMessage};
 use super::{Action, BanTarget, Swarm};
 use crate::event::{BanReason, Event, RefuseReason};
 use crate::names::{ConnId, PeerId};
+use crate::sources::Crowded;
 use flock_transport::{CloseReason, Instant, Transport};
 use std::net::SocketAddr;
 
@@ -22,18 +24,47 @@ impl Swarm {
         transport: Transport,
         addr: SocketAddr,
     ) -> Result<(), RefuseReason> {
-        let reason = if !self.whitelisted(addr) {
-            RefuseReason::Whitelist
+        let judged = self.judge(now, transport, addr);
+        if let Err(reason) = judged {
+            self.refuse_inbound(transport, addr, reason);
+        }
+        judged
+    }
+
+    fn judge(
+        &mut self,
+        now: Instant,
+        transport: Transport,
+        addr: SocketAddr,
+    ) -> Result<(), RefuseReason> {
+        if !self.whitelisted(addr) {
+            return Err(RefuseReason::Whitelist);
+        } else if self.denied(addr) {
+            return Err(RefuseReason::Denied);
         } else if self.bans.addr(now, addr) {
-            RefuseReason::Banned
+            return Err(RefuseReason::Banned);
         } else if self.counts.full() {
-            RefuseReason::TooManyConnections
+            return Err(RefuseReason::TooManyConnections);
+        } else if self.counts.inbound_full() {
+            return Err(RefuseReason::TooManyInbound);
+        }
+        // What is refused for where it is from takes nothing of the rate that others may need.
+        self.counts
+            .take_source(addr.ip())
+            .map_err(|crowded| match crowded {
+                Crowded::Ip => RefuseReason::TooManyFromIp,
+                Crowded::Subnet => RefuseReason::TooManyFromSubnet,
+            })?;
+        let reason = if !self.passes_firewall(&Approach::Inbound { addr, transport }) {
+            RefuseReason::Firewall
+        } else if !self.counts.take_accept(now) {
+            RefuseReason::AcceptRate
         } else if self.half_open >= self.config.half_open && !self.make_room(now) {
             RefuseReason::TooManyHandshakes
         } else {
             return Ok(());
         };
-        self.refuse_inbound(transport, addr, reason);
+        self.counts.release_source(addr.ip());
         Err(reason)
     }
 
@@ -46,12 +77,16 @@ impl Swarm {
         let Some(conn) = stale else {
             return false;
         };
-        if let Some(record) = self.conns.get_mut(conn) {
-            record.stage = Stage::Refused;
-        }
+        self.set_refused(conn);
         self.counters.handshakes_crowded_out += 1;
         self.close(conn, CloseReason::TooManyHandshakes);
         true
+    }
+
+    fn set_refused(&mut self, conn: ConnId) {
+        if let Some(record) = self.conns.get_mut(conn) {
+            record.stage = Stage::Refused;
+        }
     }
 
     /// Reports an inbound connection that was turned away.
@@ -68,6 +103,12 @@ impl Swarm {
             RefuseReason::TooManyConnections => &mut counters.inbound_full,
             RefuseReason::TooManyHandshakes => &mut counters.inbound_half_open,
             RefuseReason::TableFull => &mut counters.inbound_table_full,
+            RefuseReason::Denied => &mut counters.inbound_denied,
+            RefuseReason::Firewall => &mut counters.inbound_firewalled,
+            RefuseReason::TooManyInbound => &mut counters.inbound_over_limit,
+            RefuseReason::TooManyFromIp => &mut counters.inbound_over_ip,
+            RefuseReason::TooManyFromSubnet => &mut counters.inbound_over_subnet,
+            RefuseReason::AcceptRate => &mut counters.inbound_over_rate,
         } += 1;
         self.emit(Event::ConnectionRefused {
             addr,
@@ -121,6 +162,15 @@ impl Swarm {
             self.counters.peers_banned += 1;
             return self.close(conn, CloseReason::Banned);
         }
+        let info = record.info(conn);
+        if !self.passes_firewall(&Approach::Identified(&info)) {
+            self.counters.peers_firewalled += 1;
+            self.set_refused(conn);
+            return self.close(conn, CloseReason::Firewall);
+        }
+        let Some(record) = self.conns.get_mut(conn) else {
+            return;
+        };
         record.stage = Stage::Claiming;
         let contender = Contender {
             conn,
@@ -243,6 +293,7 @@ impl Swarm {
         let Some(record) = self.conns.remove(conn) else {
             return;
         };
+        self.counts.release_source(record.addr.ip());
         let info = record.info(conn);
         self.emit(Event::ConnectionClosed {
             info,
@@ -264,7 +315,8 @@ impl Swarm {
                 (_, CloseReason::Banned) => {
                     self.candidates.forget(id);
                 }
-                (Stage::Admitted, _) | (_, CloseReason::TooManyConnections) => {
+                (Stage::Admitted, _)
+                | (_, CloseReason::TooManyConnections | CloseReason::TooManyInbound) => {
                     self.requeue(now, id);
                 }
                 _ => self.failed_attempt(now, id),

@@ -1,6 +1,7 @@
 //! The swarm: whom to dial, whom to admit, which of two connections stays. One per shard, pure:
 //! calls in, [`Action`]s out, time and randomness from outside.
 
+mod admission;
 mod bans;
 mod candidates;
 mod channels;
@@ -18,6 +19,8 @@ mod racing;
 #[cfg(test)]
 mod tests;
 
+pub use admission::Approach;
+pub(crate) use admission::{Firewall, Quotas};
 pub use bans::BanTarget;
 pub(crate) use candidates::CandidateId;
 pub use counters::SwarmCounters;
@@ -57,11 +60,15 @@ pub(crate) struct SwarmConfig {
     pub(crate) candidates: u32,
     /// Empty: everybody.
     pub(crate) whitelist: Vec<IpNet>,
+    pub(crate) denylist: Vec<IpNet>,
+    pub(crate) firewall: Option<Firewall>,
     /// How long a dial over TCP may take; none: it is switched off, and uTP is not.
     pub(crate) tcp: Option<Duration>,
     /// The same for uTP, which is dialled along with TCP.
     pub(crate) utp: Option<Duration>,
     pub(crate) retry: [Duration; 4],
+    /// How often to go on after those; none: the candidate is dropped.
+    pub(crate) retry_tail: Option<Duration>,
     pub(crate) keep_existing: bool,
     /// Candidates dialled at a time.
     pub(crate) dials: u32,
@@ -120,6 +127,7 @@ pub(crate) struct Swarm {
     home: Home,
     bans: Bans,
     whitelist: Nets<()>,
+    denylist: Nets<()>,
     candidates: Candidates,
     conns: Conns,
     joined: HashMap<ChannelKey, bool, ahash::RandomState>,
@@ -140,16 +148,21 @@ pub(crate) struct Swarm {
 impl Swarm {
     pub(crate) fn new(config: SwarmConfig, counts: Arc<SharedCounts>, seed: u64) -> Self {
         let hasher = |n| ahash::RandomState::with_seeds(seed, n, !seed, seed.rotate_left(17));
-        let mut whitelist = Nets::new(hasher(5));
-        for net in &config.whitelist {
-            whitelist.insert(*net, ());
-        }
+        let list = |nets: &[IpNet], n| {
+            let mut list = Nets::new(hasher(n));
+            for net in nets {
+                list.insert(*net, ());
+            }
+            list
+        };
+        let (whitelist, denylist) = (list(&config.whitelist, 5), list(&config.denylist, 7));
         let (own, keep) = (config.id.clone(), config.keep_existing);
         Self {
             homes: Homes::new(config.hash_seed, config.shards),
             home: Home::new(own, keep, counts.clone(), hasher(1)),
             bans: Bans::new(&hasher(2)),
             whitelist,
+            denylist,
             candidates: Candidates::new(config.candidates, hasher(3)),
             conns: Conns::new(),
             joined: HashMap::with_hasher(hasher(4)),
@@ -252,6 +265,8 @@ impl Swarm {
             RejectReason::Duplicate => &mut counters.candidates_duplicate,
             RejectReason::Banned => &mut counters.candidates_banned,
             RejectReason::Whitelist => &mut counters.candidates_not_whitelisted,
+            RejectReason::Denied => &mut counters.candidates_denied,
+            RejectReason::Firewall => &mut counters.candidates_firewalled,
             RejectReason::TooManyCandidates => &mut counters.candidates_refused,
         } += 1;
         self.emit(Event::PeerRejected { peer, reason });
@@ -259,9 +274,24 @@ impl Swarm {
 
     fn rejects(&self, now: Instant, addr: SocketAddr) -> Option<RejectReason> {
         if !self.whitelisted(addr) {
-            return Some(RejectReason::Whitelist);
+            Some(RejectReason::Whitelist)
+        } else if self.denied(addr) {
+            Some(RejectReason::Denied)
+        } else if self.bans.addr(now, addr) {
+            Some(RejectReason::Banned)
+        } else {
+            let pass = self.passes_firewall(&Approach::Outbound { addr });
+            (!pass).then_some(RejectReason::Firewall)
         }
-        self.bans.addr(now, addr).then_some(RejectReason::Banned)
+    }
+
+    fn denied(&self, addr: SocketAddr) -> bool {
+        self.denylist.containing(addr.ip()).next().is_some()
+    }
+
+    fn passes_firewall(&self, approach: &Approach<'_>) -> bool {
+        let firewall = self.config.firewall.as_ref();
+        firewall.is_none_or(|firewall| firewall.allows(approach))
     }
 
     fn whitelisted(&self, addr: SocketAddr) -> bool {

@@ -102,6 +102,10 @@ pub enum CloseReason {
     Banned,
     /// `max_connections` is reached.
     TooManyConnections,
+    /// `max_inbound` is reached.
+    TooManyInbound,
+    /// The firewall refused the peer by its id.
+    Firewall,
     /// The peer was slow to state its id while many others waited to state theirs.
     TooManyHandshakes,
     /// Nothing was sent or received for longer than the idle timeout.
@@ -132,6 +136,8 @@ impl CloseReason {
             | Self::DetectedSelf
             | Self::Banned
             | Self::TooManyConnections
+            | Self::TooManyInbound
+            | Self::Firewall
             | Self::TooManyHandshakes
             | Self::IdleTimeout => Blame::Policy,
             Self::HandshakeTimeout | Self::Handshake(_) | Self::PeerClosed | Self::PeerReset => {
@@ -153,6 +159,8 @@ impl CloseReason {
             Self::DetectedSelf => "detected-self",
             Self::Banned => "banned",
             Self::TooManyConnections => "too-many-connections",
+            Self::TooManyInbound => "too-many-inbound",
+            Self::Firewall => "firewall",
             Self::TooManyHandshakes => "too-many-handshakes",
             Self::IdleTimeout => "idle-timeout",
             Self::HandshakeTimeout => "handshake-timeout",

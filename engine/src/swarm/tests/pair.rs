@@ -62,7 +62,7 @@ impl Pair {
             };
             Swarm::new(
                 config,
-                Arc::new(SharedCounts::new(1, 0)),
+                Arc::new(SharedCounts::limited(1, 0)),
                 seed + node as u64,
             )
         };

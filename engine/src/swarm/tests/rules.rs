@@ -3,7 +3,7 @@
 use super::*;
 
 fn swarm(limit: u32) -> Swarm {
-    let mut swarm = Swarm::new(config(0, 1), Arc::new(SharedCounts::new(1, limit)), 1);
+    let mut swarm = Swarm::new(config(0, 1), Arc::new(SharedCounts::limited(1, limit)), 1);
     swarm.join("c".into(), true);
     swarm
 }
@@ -127,7 +127,7 @@ fn what_is_banned_during_its_handshake_is_not_admitted() {
     for (nth, ban) in (0u32..).zip(bans.iter().cycle().take(12)) {
         // Dialled or not; banned before the id is known, or between claim and answer.
         let (inbound, claiming) = (nth % 2 == 0, nth >= 6);
-        let counts = Arc::new(SharedCounts::new(2, 0));
+        let counts = Arc::new(SharedCounts::limited(2, 0));
         let homes = Homes::new(7, 2);
         let at_home = homes.of_peer(&peer(9));
         let mut swarm = Swarm::new(config(1 - at_home, 2), counts.clone(), 1);
@@ -206,7 +206,7 @@ fn both_dialled() -> (Swarm, CandidateId) {
         utp: Some(Duration::from_secs(4)),
         ..config(0, 1)
     };
-    let mut swarm = Swarm::new(config, Arc::new(SharedCounts::new(1, 1)), 1);
+    let mut swarm = Swarm::new(config, Arc::new(SharedCounts::limited(1, 1)), 1);
     swarm.join("c".into(), true);
     swarm.add_peer(at(1), "c".into(), addr(1));
     let dials = dials(&mut swarm);
@@ -297,7 +297,7 @@ fn a_ban_of_many_leaves_no_memory_behind() {
         candidates: 1 << 16,
         ..config(0, 1)
     };
-    let mut swarm = Swarm::new(config, Arc::new(SharedCounts::new(1, 0)), 1);
+    let mut swarm = Swarm::new(config, Arc::new(SharedCounts::limited(1, 0)), 1);
     swarm.suspend_starts(at(1), true);
     for n in 0..10_000_u16 {
         let [high, low] = n.to_be_bytes();
@@ -354,7 +354,7 @@ fn a_retry_may_be_for_never() {
         retry: [Duration::MAX; 4],
         ..config(0, 1)
     };
-    let mut swarm = Swarm::new(config, Arc::new(SharedCounts::new(1, 0)), 1);
+    let mut swarm = Swarm::new(config, Arc::new(SharedCounts::limited(1, 0)), 1);
     swarm.join("c".into(), true);
     swarm.add_peer(at(1), "c".into(), addr(1));
     let dial = dials(&mut swarm)[0];
@@ -404,4 +404,43 @@ fn silent_listeners_do_not_take_every_connection() {
         swarm.closed(at(6), conn, CloseReason::HandshakeTimeout, 0, 33);
     }
     assert_eq!(dials(&mut swarm).len(), 2);
+}
+
+#[test]
+fn retries_follow_the_table_and_end_in_a_drop() {
+    let counts = Arc::new(SharedCounts::limited(1, 0));
+    let mut swarm = Swarm::new(config(0, 1), counts, 1);
+    let start = Instant::from_nanos(1_000_000_000);
+    let mut now = start;
+    swarm.add_peer(now, "c".into(), "10.0.0.1:1".parse().unwrap());
+    let mut dialled = Vec::new();
+    loop {
+        let mut dropped = false;
+        while let Some(action) = swarm.poll_action() {
+            match action {
+                Action::Dial { candidate, .. } => {
+                    dialled.push((now - start).as_secs_f64());
+                    swarm.dial_failed(now, candidate, Transport::Tcp, false);
+                }
+                Action::Emit(Event::PeerDropped(peer)) => {
+                    assert_eq!(peer.retries, 4);
+                    dropped = true;
+                }
+                _ => {}
+            }
+        }
+        if dropped {
+            break;
+        }
+        now = swarm.next_deadline().expect("a retry is planned");
+        swarm.on_deadline(now);
+    }
+    let expected = [0.0, 1.0, 2.0, 7.0, 22.0];
+    assert_eq!(dialled.len(), expected.len());
+    for (at, expected) in dialled.iter().zip(expected) {
+        assert!(
+            (at - expected).abs() <= expected * 0.1 + 0.01,
+            "{dialled:?}"
+        );
+    }
 }
