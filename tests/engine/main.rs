@@ -26,6 +26,8 @@ mod peers;
 #[cfg(test)]
 mod policy;
 #[cfg(test)]
+mod protocol;
+#[cfg(test)]
 mod streams;
 #[cfg(test)]
 mod transports;

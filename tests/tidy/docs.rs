@@ -104,3 +104,29 @@ fn quotes_and_links_are_found() {
     assert_eq!(quoted(line).collect::<Vec<_>>(), ["engine/src/lib.rs", "x"]);
     assert_eq!(links(line).collect::<Vec<_>>(), ["ARCHITECTURE.md#map"]);
 }
+
+/// The tables that say which test holds a feature name tests that there are.
+#[test]
+fn the_swarms_page_names_tests_that_exist() {
+    let page = tree::text("docs/src/swarm.md").expect("the page is text");
+    let sources: Vec<String> = tree::files_ending(".rs")
+        .iter()
+        .filter_map(|path| tree::text(path))
+        .collect();
+    let tests = page
+        .lines()
+        .filter(|line| line.starts_with('|'))
+        .filter_map(|line| line.trim_end_matches('|').rsplit_once('|'))
+        .flat_map(|(_, last)| quoted(last));
+    let missing: Vec<String> = tests
+        .filter(|test| {
+            let head = format!("fn {test}(");
+            !sources.iter().any(|source| source.contains(&head))
+        })
+        .map(str::to_owned)
+        .collect();
+    report(
+        "test that docs/src/swarm.md names and nobody wrote",
+        &missing,
+    );
+}

@@ -5,8 +5,10 @@ use super::start::start;
 use super::streams::{StreamMessage, Streams};
 use crate::api::Handler;
 use crate::bandwidth::Bandwidth;
+use crate::event::ConnectionInfo;
 use crate::io::{Backend, Driver, DriverConfig, Unavailable};
 use crate::names::PeerId;
+use crate::session::{Factory, Protocol};
 use crate::shard::Shard;
 use crate::swarm::{Approach, Firewall, Quotas};
 use flock_tcp::{ListenOptions, SendLimits, StreamOptions};
@@ -99,6 +101,7 @@ pub struct Builder {
     pub(crate) whitelist: Vec<IpNet>,
     pub(crate) denylist: Vec<IpNet>,
     pub(crate) firewall: Option<Firewall>,
+    pub(crate) protocol: Option<Factory>,
     pub(crate) connect_timeout: Duration,
     pub(crate) tcp: bool,
     pub(crate) utp: bool,
@@ -142,6 +145,7 @@ impl Default for Builder {
             whitelist: Vec::new(),
             denylist: Vec::new(),
             firewall: None,
+            protocol: None,
             connect_timeout: Duration::from_secs(3),
             tcp: true,
             utp: true,
@@ -282,6 +286,17 @@ impl Builder {
         allows: impl Fn(&Approach<'_>) -> bool + Send + Sync + 'static,
     ) -> Self {
         self.firewall = Some(Firewall::new(allows));
+        self
+    }
+
+    /// Replaces the exchange of ids: `make` is asked for the handshake of each connection, with the
+    /// channel of those that were dialled. It is called on the shards and must not block.
+    #[must_use]
+    pub fn protocol<P: Protocol + 'static>(
+        mut self,
+        make: impl Fn(&ConnectionInfo) -> P + Send + Sync + 'static,
+    ) -> Self {
+        self.protocol = Some(Factory::new(move |info| Box::new(make(info))));
         self
     }
 

@@ -1,7 +1,7 @@
 //! The handshake: each side states its id at once, as a LEB128 length and that many bytes, as
 //! npm `length-prefixed-message` writes them.
 //!
-//! The engine performs it by itself. The machine is public for programs that speak the wire
+//! The engine performs it by itself, unless the embedder has a [`Protocol`] of its own. The machine is public for programs that speak the wire
 //! without an engine.
 
 use crate::names::PeerId;
@@ -9,8 +9,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 use flock_transport::HandshakeError;
 use smallvec::SmallVec;
 
+mod protocol;
 #[cfg(test)]
 mod tests;
+
+pub use protocol::Protocol;
+pub(crate) use protocol::{Factory, Session};
 
 /// What a peer's bytes amount to so far.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use super::{LISTENER_REST, Shard, submit};
 use crate::api::Handler;
 use crate::event::RefuseReason;
 use crate::io::{BoundDatagrams, DatagramOptions, Driver, LoanId, Op, Outcome, SocketId};
-use crate::session::Handshake;
+use crate::session::Session;
 use crate::swarm::CandidateId;
 use crate::table::Key;
 use bytes::Bytes;
@@ -252,7 +252,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             // Whoever made room for it goes first.
             self.act(now);
             let stream = Stream::Utp(UtpStream::new(side, key));
-            let phase = Phase::Handshaking(Handshake::default());
+            let phase = Phase::Handshaking(Session::default());
             let link = self.links.insert(stream, addr, phase, None)?;
             self.links.utp.side(side).own(key, link);
             let conn = self.links.conn_id(link);

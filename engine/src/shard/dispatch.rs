@@ -1,13 +1,13 @@
 //! Completions, and what follows from them.
 
 use super::datagrams::Incoming;
-use super::link::{Links, Phase, Timer, TokenKind, link_token, token_kind};
+use super::link::{Links, Phase, TokenKind, link_token, token_kind};
 use super::stream::Stream;
 use super::{LISTENER_REST, Listener, Shard, discard, index, invoke};
 use crate::api::Handler;
 use crate::event::{ConnectionInfo, Event, RefuseReason};
 use crate::io::{Completion, ConnectOptions, Driver, Op, Outcome, SocketId};
-use crate::session::{Handshake, Progress};
+use crate::session::{Progress, Session};
 use crate::swarm::CandidateId;
 use crate::table::Key;
 use flock_transport::{CloseReason, Errno, HandshakeError, Instant, Transport};
@@ -63,7 +63,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
         // Whoever made room for it goes first.
         self.act(now);
-        let phase = Phase::Handshaking(Handshake::default());
+        let phase = Phase::Handshaking(Session::default());
         let stream = self.links.tcp(socket);
         let key = self
             .links
@@ -131,37 +131,6 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 side.disown(utp.key);
                 side.endpoint.abort(now, utp.key);
             }
-        }
-    }
-
-    /// Shakes hands on a connection that is one from here on: accepted, or the winner of its race.
-    pub(super) fn begin_handshake(&mut self, key: Key) {
-        self.leave_race(key);
-        if self.links.table.get(key).is_some() {
-            // An empty queue takes one frame whatever its limits are.
-            let sent = self.links.send_raw(key, self.frame.clone());
-            debug_assert!(sent.is_ok(), "the handshake fits an empty queue");
-        }
-        self.links
-            .set_stage_timer(Timer::Handshake(key), self.handshake_timeout);
-        self.links.touch(key);
-    }
-
-    /// Until now another transport could have been preferred, and a uTP connection was silent.
-    fn leave_race(&mut self, key: Key) {
-        let Some(link) = self.links.table.get_mut(key) else {
-            return;
-        };
-        if !matches!(link.phase, Phase::Dialling) {
-            return;
-        }
-        link.phase = Phase::Handshaking(Handshake::default());
-        let transport = link.stream.transport();
-        if let Some(candidate) = link.candidate.take() {
-            self.dials.remove(&(candidate, transport));
-        }
-        if let Stream::Utp(utp) = link.stream {
-            self.links.utp.endpoint(utp.side).release(utp.key);
         }
     }
 
@@ -273,19 +242,14 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 self.counters.handler_panics += u64::from(panicked);
                 self.links.note_received(key, data.len());
             }
-            Phase::Handshaking(handshake) => match handshake.feed(data) {
-                Progress::More => {}
-                Progress::Done { peer_id, consumed } => {
+            Phase::Handshaking(session) => {
+                let mut reply = Vec::new();
+                let progress = session.feed(data, &mut reply);
+                if let Some(Progress::Done { consumed, .. }) = progress {
                     link.phase = Phase::Claiming(data[consumed..].to_vec());
-                    let conn = self.links.conn_id(key);
-                    self.swarm.handshake_done(now, conn, peer_id);
-                    self.act(now);
-                    self.hold_while_claiming(key);
                 }
-                Progress::Reject(error) => {
-                    self.links.abort(key, CloseReason::Handshake(error));
-                }
-            },
+                self.shake(now, key, progress, reply);
+            }
             Phase::Claiming(held) => {
                 held.extend_from_slice(data);
                 self.hold_while_claiming(key);
@@ -296,7 +260,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
 
     /// Holds the peer back while its claim is out and bytes already wait. One that says nothing
     /// before it hears from us costs no pause.
-    fn hold_while_claiming(&mut self, key: Key) {
+    pub(super) fn hold_while_claiming(&mut self, key: Key) {
         if let Some(link) = self.links.table.get_mut(key)
             && matches!(&link.phase, Phase::Claiming(held) if !held.is_empty())
         {

@@ -6,7 +6,7 @@ use super::stream::Stream;
 use super::utp::Utp;
 use crate::io::{SocketId, Token};
 use crate::names::ConnId;
-use crate::session::Handshake;
+use crate::session::Session;
 use crate::swarm::CandidateId;
 use crate::table::{Key, Table};
 use crate::wheel::{TimerId, Wheel};
@@ -20,7 +20,7 @@ pub(crate) enum Phase {
     /// Waiting for the transport.
     Dialling,
     /// Waiting for the peer's id.
-    Handshaking(Handshake),
+    Handshaking(Session),
     /// The id is known; its home shard has not admitted it yet. Application bytes that came
     /// with the id wait here.
     Claiming(Vec<u8>),

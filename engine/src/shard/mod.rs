@@ -7,6 +7,7 @@ mod command;
 mod cx;
 mod datagrams;
 mod dispatch;
+mod handshake;
 mod link;
 pub(crate) mod mailbox;
 mod obey;
@@ -25,6 +26,7 @@ use crate::api::Handler;
 use crate::event::{Event, ShardFailure};
 use crate::hub::Hub;
 use crate::io::{Completions, Driver, Op, OpKey, SocketId, Verb};
+use crate::session::Factory;
 use crate::swarm::{Action, CandidateId, PeerMessage, Swarm};
 use crate::table::Key;
 use bytes::Bytes;
@@ -68,6 +70,8 @@ pub struct Shard<D: Driver, H: Handler> {
     expired: Vec<Timer>,
     /// Our side of the handshake, encoded once.
     frame: Bytes,
+    /// The embedder's own handshake instead.
+    protocol: Option<Factory>,
     stream: StreamOptions,
     /// Which transports there are; one at least.
     tcp: bool,

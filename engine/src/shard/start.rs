@@ -125,6 +125,7 @@ impl<M: Send + 'static> ShardSetup<M> {
             sleep_until: Some(Instant::ZERO),
             expired: Vec::new(),
             frame: session::frame(&wiring.id),
+            protocol: options.protocol,
             stream: options.stream,
             handshake_timeout: options.handshake_timeout,
             endings: options.half_open,

@@ -444,3 +444,33 @@ fn retries_follow_the_table_and_end_in_a_drop() {
         );
     }
 }
+
+#[test]
+fn a_handshake_that_times_out_is_a_failed_attempt() {
+    let mut swarm = swarm(0);
+    swarm.add_peer(at(1), "c".into(), addr(1));
+    let (mut now, mut last) = (at(1), None);
+    for slot in 1..=5 {
+        let mut dials = dials(&mut swarm);
+        while dials.is_empty() {
+            now = swarm.next_deadline().expect("it is dialled again");
+            swarm.on_deadline(now);
+            dials = self::dials(&mut swarm);
+        }
+        swarm.dial_established(now, dials[0], conn(slot), Transport::Tcp);
+        swarm.handshake_timeout(conn(slot));
+        swarm.closed(now, conn(slot), CloseReason::HandshakeTimeout, 0, 33);
+        last = drain(&mut swarm).0.last().copied();
+    }
+    assert_eq!((last, swarm.counters().drops), (Some("drop"), 1));
+}
+
+#[test]
+fn leaving_what_was_not_joined_does_nothing() {
+    let mut swarm = swarm(0);
+    swarm.add_peer(at(1), "c".into(), addr(1));
+    drain(&mut swarm);
+    swarm.leave(at(1), &"another".into());
+    assert_eq!(drain(&mut swarm), (vec![], vec![]));
+    assert_eq!(swarm.stats().connecting, 1);
+}
