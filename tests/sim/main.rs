@@ -3,5 +3,6 @@
 
 mod conformance;
 mod flood;
+mod storm;
 mod streams;
 mod swarm;

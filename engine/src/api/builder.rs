@@ -133,7 +133,7 @@ impl Default for Builder {
             cpus: Vec::new(),
             backend: Backend::Auto,
             max_connections: 0,
-            half_open: 4096,
+            half_open: 16_384,
             dials: 256,
             candidates: 1 << 20,
             connections: 1 << 20,
@@ -191,7 +191,7 @@ impl Builder {
         backend: Backend,
         /// Admitted peers at a time, in both directions together; 0, the default, is no limit.
         max_connections: u32,
-        /// Inbound connections per shard whose handshake is unfinished (4,096). When more come, those
+        /// Inbound connections per shard whose handshake is unfinished (16,384). When more come, those
         /// that take longer than a tenth of the handshake's time make room, the oldest first; when
         /// none does, the newcomers are refused. With as many outbound ones unfinished nothing more is
         /// dialled.
