@@ -47,12 +47,12 @@ struct Seen {
 /// # Errors
 /// Those of the flows.
 pub fn run(engines: &[Engine], rates: &[u32], plan: Plan, meet: Duration) -> io::Result<String> {
-    let veth = match Veth::new() {
+    let veth = match Veth::routed() {
         Ok(veth) => veth,
         Err(error) => return Ok(format!("skipped: this needs root, ip and tc: {error}\n")),
     };
     let mut text = format!(
-        "{}.\n\nOne flow over a veth pair behind tbf with a queue of 1 s, {:.0} s to find the rate ({:.0} s where a TCP flow joins \
+        "{}.\n\nOne flow through a router that sends at no more than a rate (tbf) with a queue of 1 s, {:.0} s to find the rate ({:.0} s where a TCP flow joins \
          a tenth of a second later) and {:.0} s measured. TCP is CUBIC. \
          Goodput is what the receiver has; a packet waits as long as what is queued before it takes.\n\n\
          | engine | Mbit/s of the bottleneck | goodput alone, Mbit/s | wait alone, ms: median, p95 | beside TCP | TCP beside it | \

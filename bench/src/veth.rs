@@ -1,4 +1,4 @@
-//! Two network namespaces and a veth pair between them, with the MTU of an Ethernet.
+//! Two network namespaces and a veth pair between them, or a router, with the MTU of an Ethernet.
 
 use crate::roles::Place;
 use std::io;
@@ -10,6 +10,8 @@ use std::process::Command;
 pub struct Veth {
     server: String,
     client: String,
+    /// What forwards between the two, if there is such a thing.
+    router: Option<String>,
 }
 
 impl Veth {
@@ -22,6 +24,7 @@ impl Veth {
         let veth = Self {
             server: format!("flock-s-{pid}"),
             client: format!("flock-c-{pid}"),
+            router: None,
         };
         let (server, client) = (&veth.server, &veth.client);
         ip(&format!("netns add {server}"))?;
@@ -39,15 +42,61 @@ impl Veth {
         Ok(veth)
     }
 
-    /// Lets the client's side send at no more than `rate` Mbit/s, behind a queue of a second (tbf(8)).
+    /// Makes them with a third between them, which forwards. A queue in the client's own namespace
+    /// would not do for a bottleneck: there the kernel lets a TCP stream queue no more than a
+    /// millisecond or two (TCP small queues), whatever its window, and others as much as they like.
     ///
     /// # Errors
-    /// When `tc` is missing or refuses.
+    /// As [`Self::new`].
+    pub fn routed() -> io::Result<Self> {
+        let pid = std::process::id();
+        let (server, client) = (format!("flock-s-{pid}"), format!("flock-c-{pid}"));
+        let router = format!("flock-r-{pid}");
+        let veth = Self {
+            server: server.clone(),
+            client: client.clone(),
+            router: Some(router.clone()),
+        };
+        for name in [&server, &client, &router] {
+            ip(&format!("netns add {name}"))?;
+            ip(&format!("-n {name} link set lo up"))?;
+        }
+        // The far end and its address, and the router's beside it.
+        for (name, port, net) in [(&server, "out", 0), (&client, "in", 2)] {
+            ip(&format!(
+                "link add far netns {name} mtu 1500 type veth peer name {port} netns {router} mtu 1500"
+            ))?;
+            ip(&format!("-n {name} addr add 10.77.{net}.1/24 dev far"))?;
+            ip(&format!(
+                "-n {router} addr add 10.77.{net}.254/24 dev {port}"
+            ))?;
+            ip(&format!("-n {name} link set far up"))?;
+            ip(&format!("-n {router} link set {port} up"))?;
+            ip(&format!("-n {name} route add default via 10.77.{net}.254"))?;
+        }
+        ip(&format!("-n {server} route add local 10.77.1.0/24 dev lo"))?;
+        ip(&format!("-n {router} route add 10.77.1.0/24 via 10.77.0.1"))?;
+        let forward = "sysctl -q -w net.ipv4.ip_forward=1";
+        ip(&format!("netns exec {router} {forward}"))?;
+        Ok(veth)
+    }
+
+    fn bottleneck(&self) -> io::Result<&str> {
+        let none = || io::Error::other("only a router has a bottleneck");
+        self.router.as_deref().ok_or_else(none)
+    }
+
+    /// Lets the router send to the server at no more than `rate` Mbit/s, behind a queue of a second
+    /// (tbf(8)).
+    ///
+    /// # Errors
+    /// When there is no router, or `tc` is missing or refuses.
     pub fn shape(&self, rate: u32) -> io::Result<()> {
         // Two packets at once at the least, and what a rate brings in a millisecond.
         let burst = (rate * 125).max(3200);
         let rule = format!("root tbf rate {rate}mbit burst {burst} latency 1000ms");
-        tc(&self.client, &format!("qdisc replace dev far {rule}")).map(drop)
+        let router = self.bottleneck()?;
+        tc(router, &format!("qdisc replace dev out {rule}")).map(drop)
     }
 
     /// Bytes that wait in that queue now.
@@ -55,7 +104,7 @@ impl Veth {
     /// # Errors
     /// When `tc` does not tell.
     pub fn backlog(&self) -> io::Result<u64> {
-        let told = tc(&self.client, "-s -j qdisc show dev far")?;
+        let told = tc(self.bottleneck()?, "-s -j qdisc show dev out")?;
         let queues: serde_json::Value = serde_json::from_str(&told)?;
         let backlog = queues
             .get(0)
@@ -78,7 +127,7 @@ impl Veth {
 
 impl Drop for Veth {
     fn drop(&mut self) {
-        for name in [&self.server, &self.client] {
+        for name in [&self.server, &self.client].into_iter().chain(&self.router) {
             // It may not have been made; what remains is named after this process.
             let _ = ip(&format!("netns delete {name}"));
         }
