@@ -12,6 +12,7 @@
 
 mod bandwidth;
 pub mod event;
+mod files;
 mod hub;
 pub mod io;
 #[cfg(feature = "prometheus")]
@@ -44,7 +45,7 @@ pub use hub::{BlockingEvents, Events};
 #[cfg(feature = "prometheus")]
 pub use metrics::Metrics;
 pub use names::{ChannelKey, ConnId, PeerId};
-pub use shard::{ConnCx, Shard, ShardCounters, ShardCx, ShardStats, Step};
+pub use shard::{ConnCx, FileRefused, Shard, ShardCounters, ShardCx, ShardStats, Step};
 pub use swarm::{Approach, SwarmCounters};
 
 #[cfg(doctest)]

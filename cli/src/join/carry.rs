@@ -4,10 +4,12 @@ use super::control::Orders;
 use super::line::Line;
 use super::output::Output;
 use flock_engine::{CloseReason, Connection, RecvError};
+use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::process::Stdio;
 use std::rc::Rc;
-use tokio::fs::File;
+use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::process::Command;
 
@@ -36,10 +38,17 @@ pub(super) async fn sink(connection: &Connection) -> Result<(), Trouble> {
 /// Sends a file, and drops what comes meanwhile and afterwards.
 pub(super) async fn send_file(connection: &Connection, path: &Path) -> Result<(), Trouble> {
     let sending = async {
-        let failed = |error| format!("{}: {error}", path.display());
-        let mut file = File::open(path).await.map_err(failed)?;
-        file.set_max_buf_size(PIECE);
-        copy_to(connection, &mut file).await
+        let failed = |error: String| format!("{}: {error}", path.display());
+        let open = || {
+            let file = File::open(path)?;
+            let length = file.metadata()?.len();
+            Ok((Arc::new(file), length))
+        };
+        let (file, length) = open().map_err(|error: io::Error| failed(error.to_string()))?;
+        let sent = connection.send_file(file, 0..length).await;
+        sent.map_err(|error| failed(error.to_string()))?;
+        connection.end();
+        Ok(())
     };
     let dropping = async {
         while receive(connection).await?.is_some() {}

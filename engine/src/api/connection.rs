@@ -2,12 +2,14 @@ use super::pipe::{PIECE, Read, Write};
 use super::streams::Stream;
 use super::waiters::{block_until, deadline};
 use crate::event::ConnectionInfo;
+use crate::files::FilePart;
 use crate::names::ConnId;
 use bytes::Bytes;
 use flock_transport::CloseReason;
 use std::fmt;
+use std::fs::File;
 use std::future::poll_fn;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -194,6 +196,34 @@ impl Connection {
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Sends a part of a file behind what was sent before, read 256 KiB ahead of what the peer takes, and
+    /// without making a shard wait for the disk. Done means queued in whole; until then nothing else can
+    /// be sent.
+    ///
+    /// Cancellation: the file is handed over as a whole or, if the future is dropped before that, not at
+    /// all. Dropping it later stops nothing.
+    ///
+    /// # Errors
+    /// The connection ended, or this side ended or closed it. A file that is too short or cannot be read
+    /// ends it with [`CloseReason::FileFailed`].
+    pub async fn send_file(&self, file: Arc<File>, range: Range<u64>) -> Result<(), RecvError> {
+        let part = FilePart {
+            file,
+            at: range.start,
+            end: range.end,
+        };
+        if part.left() == 0 {
+            return Ok(());
+        }
+        let poll = |write| match write {
+            Write::Taken(_) => Poll::Ready(Ok(())),
+            Write::Full => Poll::Pending,
+            Write::Closed(reason) => Poll::Ready(Err(RecvError::Closed(reason))),
+        };
+        poll_fn(|cx| poll(self.stream.write_file(&part, cx.waker()))).await?;
+        poll_fn(|cx| poll(self.stream.pipe.is_file_queued(cx.waker()))).await
     }
 
     /// The next bytes received, at most 64 KiB, or `None` once the peer has ended its direction or the

@@ -7,6 +7,7 @@
 use super::buffers::{Buffers, SIZE};
 use super::pieces::{JOINED, Pieces};
 use super::waiters::{Waiters, wake_all};
+use crate::files::FilePart;
 use bytes::Bytes;
 use flock_transport::CloseReason;
 use std::io::IoSlice;
@@ -53,6 +54,10 @@ struct State {
     out_bytes: usize,
     /// The shard's send queue is above its high-water mark.
     blocked: bool,
+    /// A part of a file, behind what is in `outgoing`.
+    file: Option<FilePart>,
+    /// A file is not queued in whole yet: nothing may follow it.
+    filing: bool,
     /// What the shard is to do after sending.
     asked: Asked,
     /// What the handle has asked for in all.
@@ -191,6 +196,30 @@ impl Pipe {
         }
     }
 
+    /// Hands over a part of a file, once nothing is in its way.
+    pub(super) fn write_file(&self, part: &FilePart, waker: &Waker) -> (Write, Tell) {
+        let mut state = self.lock();
+        match state.room() {
+            Ok(0) => (Self::wait(state, waker), Tell(false)),
+            Ok(_) => {
+                state.file = Some(part.clone());
+                state.filing = true;
+                (Write::Taken(0), state.tell())
+            }
+            Err(reason) => (Write::Closed(reason), Tell(false)),
+        }
+    }
+
+    /// Whether the file handed over is queued in whole; `waker` is called when it is.
+    pub(super) fn is_file_queued(&self, waker: &Waker) -> Write {
+        let state = self.lock();
+        match state.closed {
+            _ if !state.filing => Write::Taken(0),
+            Some(reason) => Write::Closed(reason),
+            None => Self::wait(state, waker),
+        }
+    }
+
     fn wait(mut state: MutexGuard<'_, State>, waker: &Waker) -> Write {
         let mut crowd = state.writers.add(waker);
         drop(state);
@@ -287,6 +316,11 @@ impl Pipe {
         asked
     }
 
+    /// The part of a file that follows what was looked at, if one does.
+    pub(super) fn take_file(&self) -> Option<FilePart> {
+        self.lock().file.take()
+    }
+
     /// `bytes` that were looked at are in the send queue, which is above its high-water mark or not.
     pub(super) fn queued(&self, bytes: usize, above_high: bool, woken: &mut Vec<Waker>) {
         let mut state = self.lock();
@@ -299,6 +333,8 @@ impl Pipe {
     pub(super) fn writable(&self, woken: &mut Vec<Waker>) {
         let mut state = self.lock();
         state.blocked = false;
+        // One that was not taken yet is behind what this is about.
+        state.filing = state.file.is_some();
         state.wake_writers(woken);
     }
 }
@@ -312,7 +348,7 @@ impl State {
         if self.ever.end || self.ever.close || self.ever.abort {
             return Err(CloseReason::Local);
         }
-        if self.blocked {
+        if self.blocked || self.filing {
             return Ok(0);
         }
         Ok(OUT_LIMIT.saturating_sub(self.out_bytes))
@@ -328,7 +364,7 @@ impl State {
     }
 
     fn wake_writers(&mut self, woken: &mut Vec<Waker>) {
-        if !self.blocked && self.out_bytes < OUT_LIMIT {
+        if !self.blocked && !self.filing && self.out_bytes < OUT_LIMIT {
             self.writers.take(woken);
         }
     }

@@ -104,6 +104,7 @@ fn wire<M: Send + 'static>(
         board: Arc::new(Board::new(usize::from(count))),
         counts: Arc::new(SharedCounts::new(count, options.quotas(), hash_seed)),
         rates: Arc::new(SharedRates::new(options.bandwidth)),
+        readers: Arc::default(),
         id: id.clone(),
         hash_seed,
     };

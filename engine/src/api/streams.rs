@@ -8,8 +8,9 @@ use super::pipe::{Asked, Pipe, Read, Tell, Write};
 use super::waiters::wake_all;
 use crate::api::Handler;
 use crate::event::ConnectionInfo;
+use crate::files::FilePart;
 use crate::names::ConnId;
-use crate::shard::{ConnCx, Mail, ShardCx};
+use crate::shard::{ConnCx, FileRefused, Mail, ShardCx};
 use bytes::Bytes;
 use flock_tcp::{Queued, SendRefused};
 use flock_transport::CloseReason;
@@ -48,6 +49,13 @@ impl Stream {
 
     pub(super) fn write_copy(self: &Arc<Self>, parts: &[IoSlice<'_>], waker: &Waker) -> Write {
         let (write, tell) = self.pipe.write_copy(parts, waker);
+        self.tell(tell);
+        self.batch.wake_rest();
+        write
+    }
+
+    pub(super) fn write_file(self: &Arc<Self>, part: &FilePart, waker: &Waker) -> Write {
+        let (write, tell) = self.pipe.write_file(part, waker);
         self.tell(tell);
         self.batch.wake_rest();
         write
@@ -179,7 +187,14 @@ impl Handler for Streams {
         let bytes = self.out.iter().map(Bytes::len).sum();
         let above_high = self.send(cx, conn);
         stream.pipe.queued(bytes, above_high, &mut self.woken);
+        let file = stream.pipe.take_file();
         let Some(mut cx) = cx.conn(conn) else { return };
+        if let Some(part) = file
+            && let Err(FileRefused::TooMany) = cx.links.send_file(cx.key, part)
+        {
+            // It is one at a time, so that this cannot be; but a stream with a hole must not go on.
+            cx.abort();
+        }
         if asked.abort {
             return cx.abort();
         }

@@ -1,25 +1,28 @@
-//! Connections whose bytes have to wait for their turn.
+//! Connections whose bytes have to wait for their turn: because bandwidth is limited, or because they
+//! come from a file.
 //!
 //! What is sent waits in front of the transport, and what is received is paid for afterwards: a
 //! connection that has had more than it was granted receives no more until it has its next turn. The
 //! transports know nothing of it, so that both are limited alike.
 
 use super::Shard;
+use super::backlog::{Backlog, Taken};
 use super::link::{Link, Links, Phase};
 use crate::api::Handler;
 use crate::bandwidth::{Bandwidth, Rates, SharedRates, Turns, Way};
+use crate::files::FilePart;
 use crate::io::Driver;
 use crate::names::{ChannelKey, ConnId};
 use crate::table::Key;
 use bytes::Bytes;
 use flock_tcp::{Queued, SendRefused};
 use flock_transport::Instant;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Granted at a time: as much as the slowest limit lets through in ten milliseconds, within these
 /// bounds, bytes.
-const QUANTUM: std::ops::RangeInclusive<u64> = 1_460..=256 << 10;
+pub(super) const QUANTUM: std::ops::RangeInclusive<u64> = 1_460..=256 << 10;
 const QUANTA_PER_SECOND: u64 = 100;
 /// Turns given before the shard looks after other things.
 const TURNS_MAX: usize = 1024;
@@ -39,14 +42,13 @@ pub(crate) enum Scope {
 /// A limited connection.
 #[derive(Debug, Default)]
 pub(crate) struct Shaping {
-    backlog: VecDeque<Bytes>,
-    backlog_bytes: u64,
+    pub(super) backlog: Backlog,
     /// The sender was told to wait.
-    above_high: bool,
+    pub(super) above_high: bool,
     /// The transport takes no more for now.
     blocked: bool,
     /// What comes after the backlog.
-    then: Then,
+    pub(super) then: Then,
     /// Bytes that may still be received; below zero it is a debt.
     grant: i64,
     /// Receives nothing until it has its turn.
@@ -62,7 +64,7 @@ pub(crate) struct Shaping {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Then {
+pub(super) enum Then {
     #[default]
     More,
     End,
@@ -75,6 +77,9 @@ pub(crate) struct Limits {
     peers: Bandwidth,
     channels: BTreeMap<ChannelKey, Arc<Rates>>,
     turns: [Turns; 2],
+    /// Parts of files that a thread has to read.
+    pub(super) cold: Vec<(Key, FilePart)>,
+    pub(super) files_failed: u64,
 }
 
 impl Limits {
@@ -84,11 +89,18 @@ impl Limits {
             peers,
             channels: BTreeMap::new(),
             turns: Way::BOTH.map(Turns::new),
+            cold: Vec::new(),
+            files_failed: 0,
         }
     }
 
     fn turns(&mut self, way: Way) -> &mut Turns {
         &mut self.turns[usize::from(way == Way::Down)]
+    }
+
+    /// Files that were shorter than was said, or could not be read.
+    pub(crate) fn files_failed(&self) -> u64 {
+        self.files_failed
     }
 
     /// When somebody's turn comes.
@@ -155,21 +167,14 @@ impl Shaping {
         &mut self.waits[usize::from(way == Way::Down)]
     }
 
-    /// Takes up to `most` bytes off the backlog.
-    fn take(&mut self, most: u64) -> Option<Bytes> {
-        let first = self.backlog.front_mut()?;
-        let most = usize::try_from(most).unwrap_or(usize::MAX);
-        let piece = first.split_to(first.len().min(most));
-        if first.is_empty() {
-            self.backlog.pop_front();
-        }
-        self.backlog_bytes -= piece.len() as u64;
-        Some(piece)
+    /// Whether its next turn would bring something on.
+    fn can_send(&self) -> bool {
+        !self.backlog.is_empty() && !self.blocked && !self.backlog.is_fetching()
     }
 
     /// Bytes that wait in front of the transport.
     pub(crate) fn backlog(&self) -> usize {
-        usize::try_from(self.backlog_bytes).unwrap_or(usize::MAX)
+        usize::try_from(self.backlog.bytes()).unwrap_or(usize::MAX)
     }
 }
 
@@ -190,7 +195,7 @@ impl Links {
         let Some(shaping) = self.shaping(key) else {
             return Err(SendRefused::Closed(data));
         };
-        if shaping.backlog_bytes == 0 && !shaping.is_limited(Way::Up, &shared) {
+        if shaping.backlog.is_empty() && !shaping.is_limited(Way::Up, &shared) {
             let queued = self.send_raw(key, data)?;
             if let (Queued::AboveHigh, Some(shaping)) = (queued, self.shaping(key)) {
                 shaping.above_high = true;
@@ -205,10 +210,7 @@ impl Links {
         if queued > 0 && after > u64::from(limits.max) {
             return Err(SendRefused::Full(data));
         }
-        if !data.is_empty() {
-            shaping.backlog_bytes += data.len() as u64;
-            shaping.backlog.push_back(data);
-        }
+        shaping.backlog.push(data);
         shaping.above_high |= after >= u64::from(limits.high).max(1);
         let above_high = shaping.above_high;
         self.wait(Way::Up, key);
@@ -219,7 +221,7 @@ impl Links {
         })
     }
 
-    fn shaping(&mut self, key: Key) -> Option<&mut Shaping> {
+    pub(super) fn shaping(&mut self, key: Key) -> Option<&mut Shaping> {
         self.table.get_mut(key)?.shaping.as_deref_mut()
     }
 
@@ -227,7 +229,7 @@ impl Links {
     pub(super) fn end_after_backlog(&mut self, key: Key, close: bool) -> bool {
         let Some(shaping) = self
             .shaping(key)
-            .filter(|shaping| shaping.backlog_bytes > 0)
+            .filter(|shaping| !shaping.backlog.is_empty())
         else {
             return false;
         };
@@ -239,7 +241,6 @@ impl Links {
     pub(super) fn drop_backlog(&mut self, key: Key) {
         if let Some(shaping) = self.shaping(key) {
             shaping.backlog.clear();
-            shaping.backlog_bytes = 0;
         }
     }
 
@@ -281,7 +282,7 @@ impl Links {
     }
 
     /// Adds the connection to those that wait, unless it is among them.
-    fn wait(&mut self, way: Way, key: Key) {
+    pub(super) fn wait(&mut self, way: Way, key: Key) {
         let Some(shaping) = self
             .table
             .get_mut(key)
@@ -289,7 +290,7 @@ impl Links {
         else {
             return;
         };
-        let idle = way == Way::Up && (shaping.backlog_bytes == 0 || shaping.blocked);
+        let idle = way == Way::Up && !shaping.can_send();
         if idle || std::mem::replace(shaping.waits(way), true) {
             return;
         }
@@ -343,51 +344,65 @@ impl Links {
     /// Whether something still waits for bandwidth, rather than for the peer.
     pub(super) fn waits_to_send(&mut self, key: Key) -> bool {
         let shaping = self.shaping(key);
-        shaping.is_some_and(|shaping| shaping.backlog_bytes > 0 && !shaping.blocked)
+        shaping.is_some_and(|shaping| !shaping.backlog.is_empty() && !shaping.blocked)
     }
 
     /// Hands up to `quantum` bytes of the backlog to the transport; how many it took.
     fn release(&mut self, key: Key, quantum: u64) -> u64 {
-        let mut taken = 0;
-        while taken < quantum {
-            let Some(piece) = self
-                .shaping(key)
-                .and_then(|shaping| shaping.take(quantum - taken))
-            else {
-                break;
-            };
-            let len = piece.len() as u64;
-            let result = self.send_raw(key, piece);
-            let Some(shaping) = self.shaping(key) else {
-                break;
-            };
-            match result {
-                Ok(Queued::Ok) => taken += len,
-                Ok(Queued::AboveHigh) => {
-                    taken += len;
-                    shaping.blocked = true;
+        let mut sent = 0;
+        while sent < quantum
+            && let Some(shaping) = self.shaping(key)
+            && !shaping.blocked
+        {
+            let most = quantum - sent;
+            match shaping.backlog.take(most) {
+                Taken::Bytes(piece) => match self.release_piece(key, piece) {
+                    Some(len) => sent += len,
+                    None => break,
+                },
+                Taken::Cold(part) => {
+                    self.limits.cold.push((key, part));
                     break;
                 }
-                Err(SendRefused::Full(piece)) => {
-                    shaping.backlog_bytes += len;
-                    shaping.backlog.push_front(piece);
-                    shaping.blocked = true;
+                Taken::Failed(error) => {
+                    self.file_failed(key, &error);
                     break;
                 }
-                // The transport is at its end, and says so in another way.
-                Err(SendRefused::Closed(_)) => {}
+                Taken::Nothing => break,
             }
         }
         self.extend_linger(key);
         self.finish_backlog(key);
-        taken
+        sent
+    }
+
+    /// Hands a piece to the transport. None: it takes no more for now.
+    fn release_piece(&mut self, key: Key, piece: Bytes) -> Option<u64> {
+        let len = piece.len() as u64;
+        let result = self.send_raw(key, piece);
+        let shaping = self.shaping(key)?;
+        match result {
+            Ok(Queued::Ok) => Some(len),
+            Ok(Queued::AboveHigh) => {
+                // It ends this turn, and counts.
+                shaping.blocked = true;
+                Some(len)
+            }
+            Err(SendRefused::Full(piece)) => {
+                shaping.backlog.put_back(piece);
+                shaping.blocked = true;
+                None
+            }
+            // The transport is at its end, and says so in another way.
+            Err(SendRefused::Closed(_)) => None,
+        }
     }
 
     /// The end that waited for the backlog.
     fn finish_backlog(&mut self, key: Key) {
         let Some(shaping) = self
             .shaping(key)
-            .filter(|shaping| shaping.backlog_bytes == 0)
+            .filter(|shaping| shaping.backlog.is_empty())
         else {
             return;
         };
@@ -444,7 +459,8 @@ impl Links {
         let Some(shaping) = link.shaping.as_deref_mut() else {
             return false;
         };
-        let room = shaping.backlog_bytes <= low && !shaping.blocked && shaping.then == Then::More;
+        let room = shaping.backlog.bytes() <= low && shaping.backlog.files() == 0;
+        let room = room && !shaping.blocked && shaping.then == Then::More;
         open && room && std::mem::take(&mut shaping.above_high)
     }
 }
@@ -462,6 +478,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 }
             }
         }
+        self.fetch_cold();
     }
 
     /// Limits have changed.

@@ -52,6 +52,8 @@ flock_transport::counters! {
         peers_held_back,
         /// Connections given up because another thread sent more than the send queue may hold.
         sends_overflowed,
+        /// Files that were shorter than was said, or could not be read; their connections were reset.
+        files_failed,
         /// Requests for connections that had gone.
         stale_commands,
         /// Requests of the API that the mailbox had no room for.

@@ -3,6 +3,7 @@
 use super::Scope;
 use crate::api::BanTarget;
 use crate::event::ConnectionInfo;
+use crate::files::Fetched;
 use crate::names::{ChannelKey, ConnId};
 use crate::swarm::PeerMessage;
 use bytes::Bytes;
@@ -76,6 +77,11 @@ pub(crate) enum Command {
         reply: Reply<Vec<ConnectionInfo>>,
     },
     Bandwidth(Scope),
+    /// A thread read a part of a file.
+    Fetched {
+        conn: ConnId,
+        fetched: Fetched,
+    },
     Shutdown {
         within: Duration,
     },

@@ -1,12 +1,17 @@
 //! What a handler may do from inside a call.
 
+use super::files::FileRefused;
 use super::link::{Links, Phase, Timer};
+use crate::files::FilePart;
 use crate::names::ConnId;
 use crate::table::Key;
 use bytes::Bytes;
 use flock_tcp::{Queued, SendRefused};
 use flock_transport::{CloseReason, Instant};
+use std::fs::File;
 use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A handler's access to the connection it is called for.
@@ -49,6 +54,24 @@ impl ConnCx<'_> {
     /// The queue is at its hard limit, or the connection is closing; the bytes come back.
     pub fn send(&mut self, data: Bytes) -> Result<Queued, SendRefused> {
         self.links.send(self.key, data)
+    }
+
+    /// Queues a part of a file behind what was sent before. It is read as fast as the peer takes it,
+    /// 256 KiB ahead, by this shard where it is in memory and by a thread where it is not. 64 files
+    /// may wait. `on_writable` tells when all of it, and what was sent behind it, is queued.
+    ///
+    /// A file that is too short, or cannot be read, ends the connection with
+    /// [`CloseReason::FileFailed`]: the peer was promised the rest.
+    ///
+    /// # Errors
+    /// The connection is closing, or too many files wait.
+    pub fn send_file(&mut self, file: Arc<File>, range: Range<u64>) -> Result<(), FileRefused> {
+        let part = FilePart {
+            file,
+            at: range.start,
+            end: range.end,
+        };
+        self.links.send_file(self.key, part)
     }
 
     /// Ends our direction after what is queued (half-close); receiving goes on. When the peer has

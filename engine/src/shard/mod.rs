@@ -1,12 +1,14 @@
 //! A shard: one driver, its connections, and its slice of the swarm. It is a value with
 //! [`Shard::step`]; a thread is only something that calls it.
 
+mod backlog;
 mod bandwidth;
 mod board;
 mod command;
 mod cx;
 mod datagrams;
 mod dispatch;
+mod files;
 mod handshake;
 mod link;
 pub(crate) mod mailbox;
@@ -20,10 +22,12 @@ pub(crate) use board::Board;
 pub use board::{ShardCounters, ShardStats};
 pub(crate) use command::{Command, ConnCommand, Mail};
 pub use cx::{ConnCx, ShardCx};
+pub use files::FileRefused;
 pub(crate) use start::{ShardSetup, Wiring};
 
 use crate::api::Handler;
 use crate::event::{Event, ShardFailure};
+use crate::files::Readers;
 use crate::hub::Hub;
 use crate::io::{Completions, Driver, Op, OpKey, SocketId, Verb};
 use crate::session::Factory;
@@ -80,6 +84,7 @@ pub struct Shard<D: Driver, H: Handler> {
     /// Connections that may linger after the swarm refused them.
     endings: u32,
     hub: Arc<Hub>,
+    readers: Arc<Readers>,
     board: Arc<Board>,
     counters: ShardCounters,
     /// When to stop waiting for connections to end; set once shutdown begins.
@@ -370,6 +375,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.counters.utp = self.links.utp.counters();
         self.counters.driver = self.driver.counters();
         self.counters.peers_held_back = self.links.held_back;
+        self.counters.files_failed = self.links.limits.files_failed();
         self.counters.timers_refused = self.links.wheel.refused();
         self.board
             .publish(usize::from(self.links.shard), stats, &self.counters);

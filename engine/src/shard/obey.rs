@@ -80,6 +80,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 let infos = conns.filter_map(|conn| self.swarm.info(conn)).collect();
                 let _ = reply.try_send(infos);
             }
+            Command::Fetched { conn, fetched } => self.on_fetched(conn, fetched),
             Command::Bandwidth(scope) => self.set_bandwidth(&scope),
             Command::Shutdown { within } => self.shut_down(now, within),
         }

@@ -9,6 +9,7 @@ use super::mailbox::{Mailbox, Sender};
 use super::utp::Utp;
 use crate::api::{Builder, Handler};
 use crate::bandwidth::SharedRates;
+use crate::files::Readers;
 use crate::hub::Hub;
 use crate::io::Driver;
 use crate::names::PeerId;
@@ -34,6 +35,7 @@ pub(crate) struct Wiring<M> {
     pub(crate) board: Arc<Board>,
     pub(crate) counts: Arc<SharedCounts>,
     pub(crate) rates: Arc<SharedRates>,
+    pub(crate) readers: Arc<Readers>,
     pub(crate) id: PeerId,
     pub(crate) hash_seed: u64,
 }
@@ -46,6 +48,7 @@ impl<M> Clone for Wiring<M> {
             board: self.board.clone(),
             counts: self.counts.clone(),
             rates: self.rates.clone(),
+            readers: self.readers.clone(),
             id: self.id.clone(),
             hash_seed: self.hash_seed,
         }
@@ -75,6 +78,7 @@ impl<M: Send + 'static> ShardSetup<M> {
             options,
             seed,
         } = self;
+        let utp = utp_config(&options);
         let config = SwarmConfig {
             shard,
             shards: u16::try_from(wiring.senders.len()).expect("checked with the options"),
@@ -92,14 +96,6 @@ impl<M: Send + 'static> ShardSetup<M> {
             retry: options.retry,
             keep_existing: options.keep_existing,
             dials: options.dials,
-        };
-        let utp = flock_utp::Config {
-            connections_max: options.connections,
-            send: options.send_limits,
-            // The shard has deadlines of its own for both.
-            linger: Duration::from_secs(24 * 3600),
-            connect_timeout: options.utp_connect_timeout.saturating_mul(2),
-            ..options.utp_config
         };
         let hasher = ahash::RandomState::with_seeds(seed, seed.rotate_left(32), !seed, 0);
         Shard {
@@ -130,11 +126,23 @@ impl<M: Send + 'static> ShardSetup<M> {
             handshake_timeout: options.handshake_timeout,
             endings: options.half_open,
             hub: wiring.hub,
+            readers: wiring.readers,
             board: wiring.board,
             counters: ShardCounters::default(),
             tcp: options.tcp,
             utp: options.utp,
             ending: None::<Instant>,
         }
+    }
+}
+
+fn utp_config(options: &Builder) -> flock_utp::Config {
+    flock_utp::Config {
+        connections_max: options.connections,
+        send: options.send_limits,
+        // The shard has deadlines of its own for both.
+        linger: Duration::from_secs(24 * 3600),
+        connect_timeout: options.utp_connect_timeout.saturating_mul(2),
+        ..options.utp_config.clone()
     }
 }

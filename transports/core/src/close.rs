@@ -94,6 +94,8 @@ pub enum CloseReason {
     HandlerPanicked,
     /// The application sent more than the send queue may hold.
     SendQueueFull,
+    /// A file that was being sent is shorter than was said, or could not be read.
+    FileFailed(Errno),
     /// Another connection to the same peer was kept.
     Redundant,
     /// The remote peer has our own id.
@@ -129,9 +131,11 @@ impl CloseReason {
     #[must_use]
     pub fn blame(self) -> Blame {
         match self {
-            Self::Local | Self::Shutdown | Self::HandlerPanicked | Self::SendQueueFull => {
-                Blame::Application
-            }
+            Self::Local
+            | Self::Shutdown
+            | Self::HandlerPanicked
+            | Self::SendQueueFull
+            | Self::FileFailed(_) => Blame::Application,
             Self::Redundant
             | Self::DetectedSelf
             | Self::Banned
@@ -155,6 +159,7 @@ impl CloseReason {
             Self::Shutdown => "shutdown",
             Self::HandlerPanicked => "handler-panicked",
             Self::SendQueueFull => "send-queue-full",
+            Self::FileFailed(_) => "file-failed",
             Self::Redundant => "redundant",
             Self::DetectedSelf => "detected-self",
             Self::Banned => "banned",
@@ -187,6 +192,7 @@ impl fmt::Display for CloseReason {
         match self {
             Self::Handshake(error) => write!(f, "bad handshake: {error}"),
             Self::Io(errno) => write!(f, "i/o error: {errno}"),
+            Self::FileFailed(errno) => write!(f, "file failed: {errno}"),
             other => f.write_str(other.name()),
         }
     }
