@@ -24,6 +24,8 @@ mod handles;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod idle;
+#[cfg(test)]
 mod peers;
 #[cfg(test)]
 mod policy;

@@ -108,6 +108,7 @@ pub struct Builder {
     pub(crate) utp_connect_timeout: Duration,
     pub(crate) utp_config: flock_utp::Config,
     pub(crate) handshake_timeout: Duration,
+    pub(crate) idle_timeout: Option<Duration>,
     pub(crate) linger: Duration,
     pub(crate) retry: [Duration; 4],
     pub(crate) retry_tail: Option<Duration>,
@@ -152,6 +153,7 @@ impl Default for Builder {
             utp_connect_timeout: Duration::from_secs(8),
             utp_config: flock_utp::Config::default(),
             handshake_timeout: Duration::from_secs(5),
+            idle_timeout: None,
             linger: Duration::from_secs(5),
             retry: [1, 1, 5, 15].map(Duration::from_secs),
             retry_tail: None,
@@ -233,6 +235,10 @@ impl Builder {
         utp_config: flock_utp::Config,
         /// How long a handshake may take, admission included (5 s).
         handshake_timeout: Duration,
+        /// How long an admitted connection may move no byte in either direction before it is closed
+        /// ([`CloseReason::IdleTimeout`](crate::CloseReason::IdleTimeout)), or up to a quarter longer;
+        /// `None`, the default, is for ever.
+        idle_timeout: Option<Duration>,
         /// How long a closing connection may make no progress (5 s): neither does what is queued go
         /// out, nor does the peer end its direction. Then it is reset. A
         /// [`Connection`](crate::Connection) whose peer has ended its direction waits as long to be
@@ -420,8 +426,9 @@ impl Builder {
         if self.connect_timeout.is_zero()
             || self.utp_connect_timeout.is_zero()
             || self.handshake_timeout.is_zero()
+            || self.idle_timeout.is_some_and(|idle| idle.is_zero())
         {
-            return wrong("connect and handshake timeouts must be longer than zero");
+            return wrong("connect, handshake and idle timeouts must be longer than zero");
         }
         let SendLimits { high, low, max } = self.send_limits;
         if high == 0 || low > high || high > max {

@@ -286,6 +286,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             self.links.resume(key);
         }
         self.links.clear_stage_timer(key);
+        self.watch_idle(key);
         self.links.limit(key, info.channel.as_ref());
         self.hub.push(Event::Connection(info.clone()));
         let mut cx = super::ConnCx {

@@ -2,6 +2,7 @@
 //! those with operations to hand to the driver.
 
 use super::bandwidth::{Limits, Shaping};
+use super::idle::Seen;
 use super::stream::Stream;
 use super::utp::Utp;
 use crate::io::{SocketId, Token};
@@ -36,13 +37,14 @@ pub(crate) struct Link {
     pub(crate) phase: Phase,
     pub(crate) addr: SocketAddr,
     pub(crate) candidate: Option<CandidateId>,
-    /// Connect, handshake or linger deadline: never two of them at a time.
+    /// Connect, handshake, idle or linger deadline: never two of them at a time.
     pub(crate) stage_timer: Option<TimerId>,
     pub(crate) user_timer: Option<TimerId>,
     /// Why it is ending, once that is decided.
     pub(crate) reason: Option<CloseReason>,
     /// Kept while its bandwidth is limited.
     pub(crate) shaping: Option<Box<Shaping>>,
+    pub(crate) seen: Seen,
     dirty: bool,
 }
 
@@ -50,6 +52,7 @@ pub(crate) struct Link {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Timer {
     Handshake(Key),
+    Idle(Key),
     Linger(Key),
     User(Key),
 }
@@ -120,6 +123,7 @@ impl Links {
             user_timer: None,
             reason: None,
             shaping: None,
+            seen: Seen::default(),
             dirty: false,
         })
     }
@@ -186,7 +190,8 @@ impl Links {
 
     /// Arms the link's stage timer in place of the one before.
     pub(crate) fn set_stage_timer(&mut self, timer: Timer, after: Duration) {
-        let (Timer::Handshake(key) | Timer::Linger(key) | Timer::User(key)) = timer;
+        let (Timer::Handshake(key) | Timer::Idle(key) | Timer::Linger(key) | Timer::User(key)) =
+            timer;
         let at = self.now + after;
         if let Some(link) = self.table.get_mut(key) {
             if let Some(old) = link.stage_timer.take() {
@@ -209,13 +214,14 @@ impl Links {
     /// Whether a timer that has just expired was cleared or armed anew since; if not, it is
     /// taken out of its link.
     pub(crate) fn is_rearmed(&mut self, timer: Timer) -> bool {
-        let (Timer::Handshake(key) | Timer::Linger(key) | Timer::User(key)) = timer;
+        let (Timer::Handshake(key) | Timer::Idle(key) | Timer::Linger(key) | Timer::User(key)) =
+            timer;
         let Some(link) = self.table.get_mut(key) else {
             return true;
         };
         let slot = match timer {
             Timer::User(_) => &mut link.user_timer,
-            Timer::Handshake(_) | Timer::Linger(_) => &mut link.stage_timer,
+            Timer::Handshake(_) | Timer::Idle(_) | Timer::Linger(_) => &mut link.stage_timer,
         };
         match *slot {
             Some(armed) if !self.wheel.is_armed(armed) => {

@@ -10,6 +10,7 @@ mod datagrams;
 mod dispatch;
 mod files;
 mod handshake;
+mod idle;
 mod link;
 pub(crate) mod mailbox;
 mod obey;
@@ -81,6 +82,7 @@ pub struct Shard<D: Driver, H: Handler> {
     tcp: bool,
     utp: bool,
     handshake_timeout: Duration,
+    idle_timeout: Option<Duration>,
     /// Connections that may linger after the swarm refused them.
     endings: u32,
     hub: Arc<Hub>,
@@ -190,6 +192,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                     self.swarm.handshake_timeout(self.links.conn_id(key));
                     self.links.abort(key, CloseReason::HandshakeTimeout);
                 }
+                Timer::Idle(key) => self.look_for_idle(key),
                 Timer::Linger(key) => {
                     self.links.linger_expired(key);
                 }

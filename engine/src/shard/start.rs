@@ -124,6 +124,7 @@ impl<M: Send + 'static> ShardSetup<M> {
             protocol: options.protocol,
             stream: options.stream,
             handshake_timeout: options.handshake_timeout,
+            idle_timeout: options.idle_timeout,
             endings: options.half_open,
             hub: wiring.hub,
             readers: wiring.readers,
@@ -136,6 +137,7 @@ impl<M: Send + 'static> ShardSetup<M> {
     }
 }
 
+/// The endpoints' settings, below the limits of the engine.
 fn utp_config(options: &Builder) -> flock_utp::Config {
     flock_utp::Config {
         connections_max: options.connections,
