@@ -18,6 +18,8 @@ const SEGMENTS_FAST: u64 = 10;
 const SEGMENTS_SLOW: u64 = 2;
 /// What separates the two: 50 Mbit/s.
 const FAST: u64 = 50_000_000 / 8;
+/// From here on segments wait for company: 100 Mbit/s.
+const COMPANY: u64 = 100_000_000 / 8;
 
 /// Nanoseconds.
 const SECOND: u64 = 1_000_000_000;
@@ -68,6 +70,12 @@ impl Pacer {
         }
         let nanos = debt.as_nanos() * u128::from(self.rate) / u128::from(rate.max(1));
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+
+    /// Whether a train may begin now. On slow paths that is whenever one segment may go; on fast ones
+    /// each that left with every acknowledgement would be a train of its own, so it waits for company.
+    pub(crate) fn begins(&self, now: Instant, rate: u64, mss: u16) -> bool {
+        rate < COMPANY || self.next(now, rate, mss) <= now
     }
 
     /// When a segment may go; `now` if it may already.
@@ -156,6 +164,22 @@ mod tests {
             "two segments at the least"
         );
         assert_eq!(budget(Duration::from_millis(100)), 12_500);
+    }
+
+    #[test]
+    fn a_train_begins_with_room_for_some_length_or_at_once_on_slow_paths() {
+        const MSS: u16 = 1_452;
+        let now = Instant::from_nanos(1 << 50);
+        for (rate, waits) in [(1_250_000, false), (25_000_000, true)] {
+            let mut pacer = Pacer::new(QUANTUM);
+            let all = pacer.budget(now, rate, MSS);
+            pacer.sent(now, all, rate);
+            assert!(!pacer.begins(now, rate, MSS) || !waits);
+            let one = now + time(MSS.into(), rate) + Duration::from_nanos(1);
+            assert!(pacer.budget(one, rate, MSS) >= MSS.into());
+            assert_eq!(pacer.begins(one, rate, MSS), !waits, "{rate}");
+            assert!(pacer.begins(pacer.next(now, rate, MSS), rate, MSS));
+        }
     }
 
     #[test]

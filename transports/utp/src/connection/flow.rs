@@ -138,11 +138,15 @@ impl Flow {
         }
     }
 
-    /// Whether the pacer lets `segment` go.
-    pub(super) fn is_paced(&self, now: Instant, segment: &Segment) -> bool {
+    /// Whether the pacer lets `segment` go: behind others of its train as long as the burst lasts, as the
+    /// first only when there is room for a train of some length.
+    pub(super) fn is_paced(&self, now: Instant, segment: &Segment, first: bool) -> bool {
+        let Some(rate) = self.rate() else {
+            return true;
+        };
         let size = u64::from(segment.size);
-        self.rate()
-            .is_none_or(|rate| self.pacer.budget(now, rate, self.mss()) >= size)
+        let fits = self.pacer.budget(now, rate, self.mss()) >= size;
+        fits && (!first || self.pacer.begins(now, rate, self.mss()))
     }
 
     /// Draws what an acknowledgement or a deadline brought.

@@ -227,7 +227,7 @@ impl Sender {
         };
         let allowance = flow.allowance(now, self.peer_window, false);
         let segment = self.sending.next_segment(&allowance);
-        segment.is_some_and(|segment| flow.is_paced(now, &segment))
+        segment.is_some_and(|segment| flow.is_paced(now, &segment, true))
     }
 
     /// Fills the train; all its packets have the header given, but for kind and number.
@@ -252,7 +252,7 @@ impl Sender {
             if !self.sending.is_flying() && now - flow.last_sent > flow.rtt.timeout().max(AGED) {
                 flow.controller.on_idle();
             }
-            if !flow.is_paced(now, &segment) {
+            if !flow.is_paced(now, &segment, flight.is_none()) {
                 let rate = flow.rate().unwrap_or(u64::MAX);
                 flow.paced_until = Some(flow.pacer.next(now, rate, flow.mss()));
                 break;
