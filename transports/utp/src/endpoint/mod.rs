@@ -5,6 +5,7 @@ mod cookie;
 mod counters;
 mod deadlines;
 mod half_open;
+mod ids;
 mod incoming;
 mod network;
 mod outgoing;
@@ -21,6 +22,7 @@ pub use counters::Counters;
 use deadlines::Deadlines;
 use flock_transport::{CloseReason, Instant, Queued, SendRefused, canonical};
 use half_open::HalfOpen;
+use ids::LateIds;
 use network::{Bucket, Buckets};
 use outgoing::{Replies, Trains};
 use rand::rngs::StdRng;
@@ -146,6 +148,7 @@ pub struct Endpoint {
     half_open: HalfOpen,
     tombstones: Ring<Tombstone>,
     deadlines: Deadlines,
+    late_ids: LateIds,
     /// Connections that may have something to send.
     ready: VecDeque<u32>,
     /// Connections that received something in this batch.
@@ -197,6 +200,7 @@ impl Endpoint {
             half_open: HalfOpen::new(&config, &hash, &mut rng),
             tombstones: Ring::new(config.tombstones_max, config.tombstone_life, hash.clone()),
             deadlines: Deadlines::default(),
+            late_ids: LateIds::default(),
             ready: VecDeque::new(),
             touched: Vec::new(),
             events: VecDeque::new(),
@@ -251,17 +255,23 @@ impl Endpoint {
         Ok(key)
     }
 
-    /// An id for packets from `to` that lands on this shard and that nobody uses.
+    /// An id for packets from `to` that lands on this shard and that nobody uses, and if possible
+    /// none that was given lately.
     fn free_id(&mut self, to: &SocketAddr) -> Option<u16> {
         const TRIES: u32 = 64;
         let groups = u16::MAX / self.shards;
-        (0..TRIES).find_map(|_| {
+        let found = (0..TRIES).find_map(|attempt| {
             let group = self.rng.random_range(0..=groups);
             let id = group.checked_mul(self.shards)?.checked_add(self.shard)?;
+            let late = attempt < TRIES / 2 && self.late_ids.has(id);
             // With the last id, the other direction's would overflow in some stacks.
-            let usable = id != u16::MAX && self.connections.find(to, id).is_none();
+            let usable = id != u16::MAX && !late && self.connections.find(to, id).is_none();
             usable.then_some(id)
-        })
+        });
+        if let Some(id) = found {
+            self.late_ids.give(id, u32::from(groups) + 1);
+        }
+        found
     }
 
     /// The address of a connection's peer; `None`: the connection is gone.

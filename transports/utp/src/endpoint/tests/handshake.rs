@@ -202,6 +202,19 @@ fn ids_land_on_their_shard_and_are_never_the_last() {
 }
 
 #[test]
+fn dials_to_many_addresses_have_ids_of_their_own() {
+    let mut endpoint = Endpoint::new(Config::default(), 1, 2, [5; 32]);
+    let mut ids = std::collections::BTreeSet::new();
+    for n in 0..12_000_u32 {
+        let [_, b, c, d] = n.to_be_bytes();
+        let to = SocketAddr::from(([127, b, c, d], 9));
+        let key = endpoint.connect(Instant::ZERO, to).unwrap();
+        ids.insert(endpoint.connections.get(key).unwrap().recv_id());
+    }
+    assert_eq!(ids.len(), 12_000);
+}
+
+#[test]
 fn what_goes_to_the_unverified_never_exceeds_what_came() {
     let config = Config {
         half_open_max: 64,
