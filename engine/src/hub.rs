@@ -57,6 +57,7 @@ impl Hub {
 
     pub(crate) fn push(&self, event: Event) {
         self.emitted.fetch_add(1, Ordering::Relaxed);
+        crate::trace::trace(&event);
         if !self.subscribed.load(Ordering::Acquire) {
             return;
         }

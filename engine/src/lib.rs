@@ -26,6 +26,7 @@ mod shard;
 mod sources;
 mod swarm;
 mod table;
+mod trace;
 mod wheel;
 
 pub use api::{
