@@ -106,6 +106,10 @@ impl<D: Driver> Sender<D> {
             }
             now = self.step(now + PATIENCE)?;
         }
+        // All at once, so that handshakes do not wait behind more than a core can send.
+        for key in self.flows.clone() {
+            self.fill(key);
+        }
         now = self.step_until(now + course.plan.warm_up)?;
         let before = self.reading()?;
         now = self.step_until(now + course.plan.window)?;
@@ -235,7 +239,6 @@ impl<D: Driver> Sender<D> {
         *have += bytes;
         if *have == FRAME_LEN {
             self.up += 1;
-            self.fill(key);
         }
     }
 
