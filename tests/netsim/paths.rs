@@ -31,6 +31,10 @@ fn every_path_has_its_golden_figures() {
     golden::compare("golden.txt", &rows);
 }
 
+/// All of the first seeds run twice, and one of so many after them.
+const FIRST_REPLAYED: u64 = 20;
+const REPLAYED_AFTER: u64 = 10;
+
 #[test]
 fn what_must_hold_holds_on_drawn_paths() {
     let violates = |seed: &u64| catch_unwind(AssertUnwindSafe(|| draw_and_run(*seed))).is_err();
@@ -38,12 +42,13 @@ fn what_must_hold_holds_on_drawn_paths() {
     assert!(violated.is_empty(), "with the seeds {violated:?}");
 }
 
+/// Runs a drawn path, some of them twice: figures and the hash of the trace are then the same.
 fn draw_and_run(seed: u64) {
     let case = matrix::drawn(seed);
     let stacks = stacks();
     let stack = &stacks[usize::try_from(seed).unwrap_or(0) % stacks.len()];
     let figures = run(&case, stack, seed);
-    if seed.is_multiple_of(50) {
+    if seed < FIRST_REPLAYED || seed.is_multiple_of(REPLAYED_AFTER) {
         assert_eq!(figures, run(&case, stack, seed), "seed {seed} replays");
     }
 }
