@@ -157,6 +157,16 @@ pub enum Event {
         /// Why.
         reason: RefuseReason,
     },
+    /// The system gave a UDP socket a smaller buffer than was asked for, so that bursts of many
+    /// peers are lost more often than they need be. At most once an engine for each setting.
+    BuffersCapped {
+        /// Bytes asked for.
+        wanted: u32,
+        /// Bytes given.
+        got: u32,
+        /// The setting that caps it: `net.core.rmem_max` or `net.core.wmem_max` (see socket(7)).
+        sysctl: &'static str,
+    },
     /// A shard cannot go on, and with it the engine: the other shards shut down. A bug of the
     /// engine, or a system that withdrew what it had granted.
     ShardFailed {
@@ -194,6 +204,7 @@ impl Event {
             Self::ConnectionClosed { .. } => "connection-closed",
             Self::RedundantConnection(_) => "redundant-connection",
             Self::ConnectionRefused { .. } => "connection-refused",
+            Self::BuffersCapped { .. } => "buffers-capped",
             Self::ShardFailed { .. } => "shard-failed",
         }
     }

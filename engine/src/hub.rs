@@ -2,7 +2,7 @@
 
 use crate::api::waiters::{block_until, deadline};
 use crate::event::Event;
-use crate::io::Waker as ShardWaker;
+use crate::io::{CappedBuffer, Waker as ShardWaker};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -26,6 +26,8 @@ pub(crate) struct Hub {
     emitted: AtomicU64,
     running: AtomicUsize,
     shards: Vec<ShardWaker>,
+    /// Settings of the system that are known to cap buffers: at most two.
+    capped: Mutex<Vec<&'static str>>,
 }
 
 #[derive(Default)]
@@ -48,6 +50,7 @@ impl Hub {
             emitted: AtomicU64::new(0),
             running: AtomicUsize::new(shards.len()),
             shards,
+            capped: Mutex::default(),
         }
     }
 
@@ -77,6 +80,27 @@ impl Hub {
         if let Some(waker) = waker {
             waker.wake();
         }
+    }
+
+    /// The system cut a buffer of a datagram socket. Said once for each setting, whichever shard's
+    /// socket was the first.
+    pub(crate) fn buffer_capped(&self, buffer: CappedBuffer) {
+        let CappedBuffer {
+            wanted,
+            got,
+            sysctl,
+        } = buffer;
+        let mut said = self.capped.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.contains(&sysctl) {
+            return;
+        }
+        said.push(sysctl);
+        drop(said);
+        self.push(Event::BuffersCapped {
+            wanted,
+            got,
+            sysctl,
+        });
     }
 
     /// Whether the reader is so far behind that nothing new should start.

@@ -1,5 +1,5 @@
-//! Events for whoever listens with `tracing`: target `flock`, level debug, failures of shards at
-//! error; nothing for a packet or a piece of data. Without a listener an event costs one load.
+//! Events for whoever listens with `tracing`: target `flock`, level debug, capped buffers at
+//! warn, failures of shards at error; nothing for a packet or a piece of data. Without a listener an event costs one load.
 
 use crate::event::{ConnectionInfo, Event, Peer};
 use flock_transport::Transport;
@@ -38,6 +38,11 @@ pub(crate) fn trace(event: &Event) {
             let over = transport_name(*transport);
             tracing::debug!(target: TARGET, peer = %addr, transport = over, %reason, "{name}");
         }
+        Event::BuffersCapped {
+            wanted,
+            got,
+            sysctl,
+        } => tracing::warn!(target: TARGET, wanted, got, sysctl, "{name}"),
         Event::ShardFailed { shard, reason } => {
             tracing::error!(target: TARGET, shard, %reason, "{name}");
         }

@@ -284,6 +284,7 @@ mod tests {
     use clap::Parser;
 
     const LIMITS: Limits = Limits {
+        datagram_buffers: [4 << 20, 1 << 20],
         files: 20_000,
         files_hard: 20_000,
         files_open: 6,

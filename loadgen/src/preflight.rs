@@ -2,6 +2,7 @@
 //! what do they allow and what has to be raised?
 
 use crate::system;
+use flock_engine::io::{CappedBuffer, DatagramOptions};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Descriptors kept back for rings, listeners, wake-ups, the terminal and a report file.
@@ -33,6 +34,8 @@ pub(crate) struct Limits {
     pub(crate) ports: u64,
     /// `net.ipv4.tcp_max_tw_buckets`: TIME_WAIT sockets the machine keeps at the most.
     pub(crate) time_wait: u64,
+    /// `net.core.rmem_max` and `net.core.wmem_max`: bytes of a UDP socket's buffers.
+    pub(crate) datagram_buffers: [u64; 2],
 }
 
 impl Limits {
@@ -56,7 +59,31 @@ impl Limits {
             somaxconn: system::sysctl("net/core/somaxconn").unwrap_or(4096),
             ports: ports().unwrap_or(28_232),
             time_wait: system::sysctl("net/ipv4/tcp_max_tw_buckets").unwrap_or(131_072),
+            datagram_buffers: ["net/core/rmem_max", "net/core/wmem_max"]
+                .map(|name| system::sysctl(name).unwrap_or(u64::MAX)),
         }
+    }
+
+    /// Which buffers of the UDP sockets the system will cut, with what to raise.
+    fn capped_buffers(&self) -> impl Iterator<Item = String> {
+        let wanted = DatagramOptions::default();
+        let [recv_buffer, send_buffer] = self
+            .datagram_buffers
+            .map(|bytes| u32::try_from(bytes).unwrap_or(u32::MAX));
+        [
+            (wanted.recv_buffer, recv_buffer, "net.core.rmem_max"),
+            (wanted.send_buffer, send_buffer, "net.core.wmem_max"),
+        ]
+        .into_iter()
+        .filter(|(wanted, got, _)| got < wanted)
+        .map(|(wanted, got, sysctl)| {
+            let buffer = CappedBuffer {
+                wanted,
+                got,
+                sysctl,
+            };
+            buffer.to_string()
+        })
     }
 }
 
@@ -177,6 +204,9 @@ pub(crate) fn check(needs: &Needs, limits: &Limits) -> Verdict {
             needs.dialling
         ));
     }
+    if needs.utp {
+        warnings.extend(limits.capped_buffers());
+    }
     let open = if fits {
         wanted.min(files).min(ports)
     } else {
@@ -235,7 +265,26 @@ mod tests {
         somaxconn: 4096,
         ports: 28_232,
         time_wait: 131_072,
+        datagram_buffers: [4 << 20, 1 << 20],
     };
+
+    #[test]
+    fn small_datagram_buffers_are_a_warning_with_utp() {
+        let needs = Needs { utp: true, ..HOLD };
+        let buffers = |warnings: &[String]| {
+            let raise = |text: &&String| text.contains("sysctl -w net.core");
+            warnings.iter().filter(raise).count()
+        };
+        assert_eq!(buffers(&check(&needs, &LIMITS).warnings), 0);
+        let small = Limits {
+            datagram_buffers: [212_992; 2],
+            ..LIMITS
+        };
+        let warnings = check(&needs, &small).warnings;
+        assert_eq!(buffers(&warnings), 2, "{warnings:?}");
+        assert!(warnings[0].contains("sysctl -w net.core.rmem_max=4194304"));
+        assert_eq!(buffers(&check(&HOLD, &small).warnings), 0);
+    }
 
     const HOLD: Needs = Needs {
         open: 20_000,

@@ -34,7 +34,10 @@ fn a_shard_that_panics_ends_the_engine(backend: Backend) {
 
 const ENOMEM: i32 = 12;
 
-/// A driver that stops working when told to.
+/// Bytes of a receive buffer, as a system gives that was not told otherwise.
+const GIVEN: u32 = 212_992;
+
+/// A driver that stops working when told to, on a system with small receive buffers.
 struct Failing {
     driver: PollDriver,
     broken: Rc<Cell<bool>>,
@@ -55,7 +58,10 @@ impl Driver for Failing {
         options: &DatagramOptions,
         token: Token,
     ) -> io::Result<BoundDatagrams> {
-        self.driver.bind_datagrams(addr, options, token)
+        let mut bound = self.driver.bind_datagrams(addr, options, token)?;
+        bound.recv_buffer = GIVEN.min(options.recv_buffer);
+        bound.send_buffer = options.send_buffer;
+        Ok(bound)
     }
     fn steer(&mut self, socket: SocketId, shards: u16) -> io::Result<()> {
         self.driver.steer(socket, shards)
@@ -140,4 +146,31 @@ fn a_driver_that_fails_ends_the_engine() {
         flock.join("c", JoinOptions { announce: false }),
         Err(FlockError::ShutDown)
     ));
+}
+
+#[test]
+fn capped_buffers_are_said_once() {
+    let clock = Clock::start();
+    let drivers = (0..2).map(|_| Failing {
+        driver: PollDriver::new(&DriverConfig::default(), clock).unwrap(),
+        broken: Rc::new(Cell::new(false)),
+    });
+    let options = Flock::builder().linger(Duration::ZERO);
+    let (flock, mut shards) = options.assemble(drivers.collect(), |_| Ignore).unwrap();
+    let mut events = flock.events().unwrap();
+    for shard in &mut shards {
+        let options = ListenOptions::default();
+        shard
+            .listen("127.0.0.1:0".parse().unwrap(), &options)
+            .unwrap();
+        assert_eq!(shard.step(), Step::Running);
+    }
+    let wanted = DatagramOptions::default().recv_buffer;
+    let capped = Event::BuffersCapped {
+        wanted,
+        got: GIVEN,
+        sysctl: "net.core.rmem_max",
+    };
+    assert_eq!(events.next_timeout(PATIENCE), Some(capped));
+    assert_eq!(events.try_next(), None, "once for both shards");
 }

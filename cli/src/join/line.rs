@@ -1,6 +1,7 @@
 //! Events as JSON: one object a line, a stable interface.
 
 use flock_engine::event::{ConnectionInfo, Event, Peer};
+use flock_engine::io::CappedBuffer;
 use flock_engine::{ConnId, Stats, Transport};
 use serde::Serialize;
 use std::net::{IpAddr, SocketAddr};
@@ -48,6 +49,11 @@ pub(super) enum Line {
         at: At,
         r#type: &'static str,
         reason: String,
+    },
+    BuffersCapped {
+        wanted: u32,
+        got: u32,
+        sysctl: &'static str,
     },
     ShardFailed {
         shard: usize,
@@ -203,6 +209,15 @@ impl Line {
                 r#type: transport(*over),
                 reason: reason.to_string(),
             },
+            Event::BuffersCapped {
+                wanted,
+                got,
+                sysctl,
+            } => Self::BuffersCapped {
+                wanted: *wanted,
+                got: *got,
+                sysctl,
+            },
             Event::ShardFailed { shard, reason } => Self::ShardFailed {
                 shard: *shard,
                 reason: reason.to_string(),
@@ -246,6 +261,16 @@ impl Line {
             Self::ConnectionRefused { at, reason, .. } => {
                 format!("turned away {}: {reason}", address(at))
             }
+            Self::BuffersCapped {
+                wanted,
+                got,
+                sysctl,
+            } => CappedBuffer {
+                wanted: *wanted,
+                got: *got,
+                sysctl,
+            }
+            .to_string(),
             Self::ShardFailed { shard, reason } => format!("shard {shard} failed: {reason}"),
             Self::Error { message } => message.clone(),
             _ => return None,

@@ -67,6 +67,9 @@ impl<D: Driver> Utp<D> {
     fn bind(&mut self, addr: SocketAddr) -> io::Result<SocketAddr> {
         let options = DatagramOptions::default();
         let bound = self.driver.bind_datagrams(addr, &options, Token(0))?;
+        for buffer in bound.capped(&options) {
+            eprintln!("{buffer}");
+        }
         let socket = bound.socket;
         submit(&mut self.driver, Op::Recv { socket });
         if let Some(socket) = self.socket.replace(socket) {

@@ -29,6 +29,48 @@ impl Default for DatagramOptions {
     }
 }
 
+/// A buffer that the system made smaller than was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CappedBuffer {
+    /// Bytes asked for.
+    pub wanted: u32,
+    /// Bytes given.
+    pub got: u32,
+    /// The setting that caps it (socket(7)).
+    pub sysctl: &'static str,
+}
+
+impl std::fmt::Display for CappedBuffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            wanted,
+            got,
+            sysctl,
+        } = self;
+        write!(
+            f,
+            "a UDP buffer has {got} bytes, not {wanted}, and bursts will be lost: sysctl -w \
+             {sysctl}={wanted}"
+        )
+    }
+}
+
+impl BoundDatagrams {
+    /// The buffers, receiving and sending, that are smaller than what `options` asked for.
+    pub fn capped(&self, options: &DatagramOptions) -> impl Iterator<Item = CappedBuffer> + use<> {
+        let receiving = (options.recv_buffer, self.recv_buffer, "net.core.rmem_max");
+        let sending = (options.send_buffer, self.send_buffer, "net.core.wmem_max");
+        [receiving, sending]
+            .into_iter()
+            .filter(|(wanted, got, _)| got < wanted)
+            .map(|(wanted, got, sysctl)| CappedBuffer {
+                wanted,
+                got,
+                sysctl,
+            })
+    }
+}
+
 /// A datagram socket that was bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BoundDatagrams {

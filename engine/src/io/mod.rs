@@ -18,7 +18,7 @@ mod uring;
 
 pub use completion::{Completion, Completions, LoanId, Outcome};
 pub use config::{Backend, Clock, Drained, DriverConfig, DriverCounters, Wake, Waker};
-pub use datagrams::{BoundDatagrams, DatagramOptions};
+pub use datagrams::{BoundDatagrams, CappedBuffer, DatagramOptions};
 pub use op::{ConnectOptions, Op, OpKey, QueueFull, SocketId, Token, Verb};
 pub use poll::PollDriver;
 pub use probe::{Reason, Selected, Unavailable, probe, select};

@@ -393,9 +393,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         options: &DatagramOptions,
         group: Option<u64>,
     ) -> u32 {
-        let capped =
-            bound.recv_buffer < options.recv_buffer || bound.send_buffer < options.send_buffer;
+        let capped = bound.capped(options).next().is_some();
         self.counters.datagram_buffers_capped += u64::from(capped);
+        for buffer in bound.capped(options) {
+            self.hub.buffer_capped(buffer);
+        }
         let socket = bound.socket;
         submit(&mut self.driver, Op::Recv { socket });
         let shards = match options.shared {
