@@ -30,8 +30,15 @@ fn who_is_idle_is_let_go(ground: Ground) {
     }
 }
 
-/// Bytes of one direction are enough.
+/// Bytes of one direction are enough, whichever it is.
 fn who_is_not_stays(ground: Ground) {
+    stays(ground, false);
+    stays(ground, true);
+    let zero = engine(ground).idle_timeout(Some(Duration::ZERO)).start();
+    assert!(matches!(zero.err(), Some(FlockError::Option(_))));
+}
+
+fn stays(ground: Ground, sends: bool) {
     let flock = engine(ground).idle_timeout(Some(IDLE)).start().unwrap();
     let other = engine(ground).start().unwrap();
     let addr = local(flock.listen(0).unwrap());
@@ -39,17 +46,16 @@ fn who_is_not_stays(ground: Ground) {
     other.add_peer("c", addr).unwrap();
     let near = other.accept_timeout(PATIENCE).unwrap();
     let far = flock.accept_timeout(PATIENCE).unwrap();
+    let (from, to) = if sends { (&far, &near) } else { (&near, &far) };
     let begun = Instant::now();
     while begun.elapsed() < IDLE * 5 / 2 {
-        near.send_timeout("still here", PATIENCE).unwrap();
-        assert!(far.recv_timeout(PATIENCE).unwrap().is_some());
-        let rest = far.recv_timeout(IDLE / 20);
+        from.send_timeout("still here", PATIENCE).unwrap();
+        assert!(to.recv_timeout(PATIENCE).unwrap().is_some());
+        let rest = to.recv_timeout(IDLE / 20);
         assert!(!matches!(rest, Ok(None)), "let go");
     }
     wait_for("both", || flock.stats().connected == 1);
     for flock in [flock, other] {
         flock.shutdown(PATIENCE);
     }
-    let zero = engine(ground).idle_timeout(Some(Duration::ZERO)).start();
-    assert!(matches!(zero.err(), Some(FlockError::Option(_))));
 }

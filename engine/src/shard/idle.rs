@@ -12,15 +12,6 @@ use std::time::Duration;
 /// quarter later. Nothing is noted when bytes move.
 const LOOKS: u8 = 4;
 
-/// What was seen of a connection when it was last looked at.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Seen {
-    /// Bytes in both directions.
-    bytes: u64,
-    /// Looks in a row that saw no more.
-    still: u8,
-}
-
 impl<D: Driver, H: Handler> Shard<D, H> {
     /// Looks after an admitted connection from here on.
     pub(super) fn watch_idle(&mut self, key: Key) {
@@ -31,19 +22,21 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     }
 
     pub(super) fn look_for_idle(&mut self, key: Key) {
+        let bytes = self.links.bytes_moved(key);
         let Some(link) = self.links.table.get_mut(key) else {
             return;
         };
         if link.reason.is_some() || !matches!(link.phase, Phase::Open) {
             return;
         }
-        let bytes = link.stream.bytes_in() + link.stream.bytes_out();
-        let still = match bytes == link.seen.bytes {
-            true => link.seen.still + 1,
+        #[expect(clippy::cast_possible_truncation, reason = "the low half is meant")]
+        let bytes = bytes as u32;
+        link.still = match bytes == link.seen {
+            true => link.still + 1,
             false => 0,
         };
-        link.seen = Seen { bytes, still };
-        if still < LOOKS {
+        link.seen = bytes;
+        if link.still < LOOKS {
             self.watch_idle(key);
         } else {
             self.links.close(key, CloseReason::IdleTimeout);

@@ -2,7 +2,6 @@
 //! those with operations to hand to the driver.
 
 use super::bandwidth::{Limits, Shaping};
-use super::idle::Seen;
 use super::stream::Stream;
 use super::utp::Utp;
 use crate::io::{SocketId, Token};
@@ -44,7 +43,10 @@ pub(crate) struct Link {
     pub(crate) reason: Option<CloseReason>,
     /// Kept while its bandwidth is limited.
     pub(crate) shaping: Option<Box<Shaping>>,
-    pub(crate) seen: Seen,
+    /// Bytes moved when it was last looked at, the low half: what counts is whether there are more.
+    pub(crate) seen: u32,
+    /// Looks in a row that saw no more.
+    pub(crate) still: u8,
     dirty: bool,
 }
 
@@ -123,7 +125,8 @@ impl Links {
             user_timer: None,
             reason: None,
             shaping: None,
-            seen: Seen::default(),
+            seen: 0,
+            still: 0,
             dirty: false,
         })
     }

@@ -126,6 +126,18 @@ impl Links {
         backlog.saturating_add(with_transport)
     }
 
+    /// Bytes received, and bytes sent that the kernel has taken, over uTP that the peer has.
+    pub(crate) fn bytes_moved(&self, key: Key) -> u64 {
+        let Some(link) = self.table.get(key) else {
+            return 0;
+        };
+        let sent = match &link.stream {
+            Stream::Tcp { machine, .. } => machine.bytes_out(),
+            Stream::Utp(utp) => self.utp.sides[utp.side as usize].endpoint.acked(utp.key),
+        };
+        link.stream.bytes_in() + sent
+    }
+
     /// Ends our direction after what is queued.
     pub(crate) fn end(&mut self, key: Key) {
         if !self.end_after_backlog(key, false) {

@@ -42,7 +42,8 @@ pub enum Event {
 #[derive(Debug)]
 pub struct Connection {
     queue: SendQueue,
-    in_flight: u64,
+    /// Bytes of the send operation under way, of which there is one at a time.
+    in_flight: u32,
     bytes_in: u64,
     bytes_out: u64,
     limits: SendLimits,
@@ -122,7 +123,7 @@ impl Connection {
     /// Bytes that the kernel has not taken yet.
     #[must_use]
     pub fn queued(&self) -> usize {
-        usize::try_from(self.queue.waiting() + self.in_flight).unwrap_or(usize::MAX)
+        usize::try_from(self.queue.waiting() + u64::from(self.in_flight)).unwrap_or(usize::MAX)
     }
 
     /// Ends our direction after what is queued; receiving goes on. Once the peer's has ended, too,
@@ -245,7 +246,8 @@ impl Connection {
         }
         if self.in_flight == 0 && self.queue.waiting() > 0 {
             let chunks = self.queue.take();
-            self.in_flight = chunks.iter().map(|chunk| chunk.len() as u64).sum();
+            let bytes: usize = chunks.iter().map(Bytes::len).sum();
+            self.in_flight = u32::try_from(bytes).expect("an operation has a limit");
             return Some(Verb::Send(chunks));
         }
         if ending && self.end != End::Done && self.queued() == 0 {
