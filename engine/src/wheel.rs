@@ -2,12 +2,14 @@
 
 use crate::pages::Pages;
 use flock_transport::Instant;
+use std::num::NonZeroU32;
 
 /// Names a deadline in a wheel; stale once it fired or was cancelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TimerId {
     index: u32,
-    generation: u32,
+    /// Not zero, so that an absent name takes no room.
+    generation: NonZeroU32,
 }
 
 /// Deadlines at a resolution of one millisecond, rounded up: never early.
@@ -32,7 +34,7 @@ struct Entry<K> {
     at: u64,
     next: u32,
     prev: u32,
-    generation: u32,
+    generation: NonZeroU32,
     level: u8,
     slot: u8,
 }
@@ -199,7 +201,7 @@ impl<K: Copy> Wheel<K> {
             at: 0,
             next: NONE,
             prev: NONE,
-            generation: 0,
+            generation: NonZeroU32::MIN,
             level: 0,
             slot: 0,
         };
@@ -210,7 +212,7 @@ impl<K: Copy> Wheel<K> {
         let entry = &mut self.entries[index];
         entry.key = None;
         // A name that is 2^32 uses old may be taken for a new one; nobody keeps one that long.
-        entry.generation = entry.generation.wrapping_add(1);
+        entry.generation = entry.generation.checked_add(1).unwrap_or(NonZeroU32::MIN);
         entry.next = self.free;
         self.free = index;
         self.armed -= 1;

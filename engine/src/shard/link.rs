@@ -279,3 +279,14 @@ pub(crate) fn token_kind(token: Token) -> TokenKind {
         slot: u32::from_be_bytes([s3, s2, s1, s0]),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_small_since_every_idle_connection_has_one() {
+        let size = size_of::<Link>();
+        assert!(size <= 232, "{size}");
+    }
+}
