@@ -1,6 +1,8 @@
 mod closing;
+mod flood;
 mod handshake;
 mod idle;
+mod liar;
 mod pair;
 mod receiving;
 mod scripted;
