@@ -4,12 +4,14 @@ use super::peers::{PATIENCE, engine, local, next_event, wait_for};
 use bytes::Bytes;
 use flock_engine::io::Backend;
 use flock_engine::{CloseReason, Connection, Event, JoinOptions, Transport};
+use std::net::UdpSocket;
 use std::time::Duration;
 
 super::on_both_backends!(
     tcp_is_preferred,
     utp_wins_where_tcp_is_refused,
     a_reset_arrives,
+    a_reset_with_the_other_id_finds_its_shard,
     what_was_queued_before_a_close_arrives,
     a_slow_reader_holds_the_sender_back,
 );
@@ -127,4 +129,52 @@ fn a_slow_reader_holds_the_sender_back(backend: Backend) {
     here.send_timeout(piece, PATIENCE).unwrap();
     a.shutdown(PATIENCE);
     b.shutdown(PATIENCE);
+}
+
+/// Types of packets (BEP 29).
+const STATE: u8 = 2;
+const RESET: u8 = 3;
+const SYN: u8 = 4;
+
+fn bare_packet(kind: u8, id: u16, seq: u16, ack: u16) -> [u8; 20] {
+    let mut packet = [0; 20];
+    packet[0] = kind << 4 | 1;
+    packet[2..4].copy_from_slice(&id.to_be_bytes());
+    packet[12..16].copy_from_slice(&(1_u32 << 20).to_be_bytes());
+    packet[16..18].copy_from_slice(&seq.to_be_bytes());
+    packet[18..20].copy_from_slice(&ack.to_be_bytes());
+    packet
+}
+
+/// Some stacks reset with the id of the packets that they answer, which is another shard's.
+fn a_reset_with_the_other_id_finds_its_shard(backend: Backend) {
+    let target = engine(backend).tcp(false).utp(true).start().unwrap();
+    let to = local(target.listen(0).unwrap());
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let say = |kind, id, seq, ack| {
+        let sent = socket.send_to(&bare_packet(kind, id, seq, ack), to);
+        assert_eq!(sent.unwrap(), 20);
+    };
+    let begin = |id| {
+        say(SYN, id, 100, 0);
+        let mut answer = [0; 20];
+        socket.recv_from(&mut answer).unwrap();
+        u16::from_be_bytes([answer[16], answer[17]]).wrapping_sub(1)
+    };
+    let counted = || target.counters().counters.utp;
+    for (nth, id) in [(1, 40), (2, 41)] {
+        let ack = begin(id);
+        say(STATE, id + 1, 101, ack);
+        wait_for("the connection", || counted().accepted == nth);
+        say(RESET, id, 7, ack);
+        wait_for("its end", || counted().resets_received == nth);
+    }
+    // One that no shard knows ends with the second: each of the others was not known to one.
+    say(RESET, 900, 7, 9);
+    wait_for("both to look", || counted().resets_ignored >= 4);
+    begin(50);
+    begin(51);
+    assert_eq!(counted().resets_ignored, 4);
+    target.shutdown(PATIENCE);
 }

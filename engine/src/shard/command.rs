@@ -33,6 +33,8 @@ pub(crate) struct Forwarded {
     pub(crate) from: SocketAddr,
     pub(crate) received_at: Instant,
     pub(crate) bytes: Bytes,
+    /// Whether it is a RESET that another shard did not know, so that no other is asked again.
+    pub(crate) stray: bool,
 }
 
 /// Where an answer goes. An asker that has gone is no error.

@@ -129,11 +129,43 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                     from,
                     received_at,
                     bytes: Bytes::copy_from_slice(datagram),
+                    stray: false,
                 });
-                let taken = self.routes[usize::from(owner)].send(forwarded).is_ok();
-                self.counters.datagrams_forwarded += u64::from(taken);
-                self.counters.datagrams_dropped += u64::from(!taken);
+                self.forward(owner, forwarded);
             }
+        }
+    }
+
+    fn forward(&mut self, owner: u16, forwarded: Mail<H::Msg>) {
+        let taken = self.routes[usize::from(owner)].send(forwarded).is_ok();
+        self.counters.datagrams_forwarded += u64::from(taken);
+        self.counters.datagrams_dropped += u64::from(!taken);
+    }
+
+    /// Asks the shards that a RESET may be for which ended nothing here.
+    fn pass_on_reset(
+        &mut self,
+        side: u32,
+        (from, received_at): (SocketAddr, Instant),
+        reset: &Incoming,
+    ) {
+        let it = self.links.utp.side(side);
+        let (shards, group) = (it.shards, it.group);
+        let bytes = match reset {
+            Incoming::Lent(loan, range) => {
+                Bytes::copy_from_slice(&self.driver.bytes(*loan)[range.clone()])
+            }
+            Incoming::Held(bytes) => bytes.clone(),
+        };
+        for owner in flock_utp::reset_owners(&bytes, shards) {
+            let forwarded = Mail::Datagram(Forwarded {
+                group,
+                from,
+                received_at,
+                bytes: bytes.clone(),
+                stray: true,
+            });
+            self.forward(owner, forwarded);
         }
     }
 
@@ -148,7 +180,12 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let (from, bytes) = (datagram.from, datagram.bytes);
         let at = datagram.received_at.min(now);
         side.endpoint.handle(now, from, at, bytes.len(), &bytes);
-        self.utp_events(now, &Datagrams::Held(bytes));
+        let datagrams = match datagram.stray {
+            // What a RESET brings refers to no bytes, but for the wish to ask others.
+            true => Datagrams::None,
+            false => Datagrams::Held(bytes),
+        };
+        self.utp_events(now, &datagrams);
     }
 
     /// All datagrams of this turn have been handled, and time has passed.
@@ -218,6 +255,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                     && self.links.note_writable(link)
                 {
                     self.call(link, |handler, cx, conn| handler.on_writable(cx, conn));
+                }
+            }
+            Event::StrayReset { from, range } => {
+                if let Some(reset) = datagrams.slice(range) {
+                    self.pass_on_reset(side, (from, now), &reset);
                 }
             }
             Event::Closed { key, reason, acked } => self.utp_closed(now, side, key, reason, acked),

@@ -18,6 +18,6 @@ pub use config::Config;
 pub use congestion::Congestion;
 pub use endpoint::{ConnectRefused, Counters, Endpoint, Event, Key};
 pub use flock_transport::{Queued, SendLimits, SendRefused};
-pub use steer::steer;
+pub use steer::{reset_owners, steer};
 #[cfg(fuzzing)]
 pub use wire::recode;

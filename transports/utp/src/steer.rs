@@ -24,9 +24,36 @@ pub fn steer(datagram: &[u8], shards: u16) -> u16 {
     id.checked_rem(shards).unwrap_or(0)
 }
 
+/// The other endpoints, of `shards` which share an address, that a RESET may be for if it bears the
+/// id of the packets that it answers, as some stacks' do: the owners of the ids beside it.
+pub fn reset_owners(reset: &[u8], shards: u16) -> impl Iterator<Item = u16> + use<> {
+    let id = match reset {
+        &[_, _, high, low, ..] => Some(u16::from_be_bytes([high, low])),
+        _ => None,
+    };
+    let owner = move |id: u16| id.checked_rem(shards).unwrap_or(0);
+    let [own, before, after] = [0, u16::MAX, 1].map(|by| id.map(|id| owner(id.wrapping_add(by))));
+    let before = before.filter(|_| before != own);
+    let after = after.filter(|_| after != own && after != before);
+    before.into_iter().chain(after)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reset_may_be_for_the_owners_of_the_ids_beside_its() {
+        let owners = |id: u16, shards| {
+            let [high, low] = id.to_be_bytes();
+            reset_owners(&[0x31, 0, high, low], shards).collect::<Vec<_>>()
+        };
+        assert_eq!(owners(5, 1), []);
+        assert_eq!(owners(5, 2), [0]);
+        assert_eq!(owners(5, 3), [1, 0]);
+        assert_eq!(owners(0, 4), [3, 1]);
+        assert_eq!(reset_owners(&[0x31], 2).count(), 0);
+    }
 
     #[test]
     fn both_directions_of_a_connection_meet_at_their_shards() {

@@ -41,7 +41,8 @@ flock_transport::counters! {
         /// RESETs that ended a connection.
         resets_received,
         /// RESETs that ended nothing: for no connection or handshake, or with a number that its peer
-        /// would not send (in the manner of RFC 5961, section 3).
+        /// would not send (in the manner of RFC 5961, section 3). Where shards share a port, each that
+        /// is asked counts.
         resets_ignored,
         /// Replies for which there was no room.
         replies_dropped,

@@ -251,6 +251,13 @@ impl Endpoint {
             .filter(|&recv_id| self.half_open.on_reset(&arrived.from, recv_id, ack));
         if given_up.count() == 0 {
             self.counters.resets_ignored += 1;
+            let rate = self.config.resets_per_second;
+            if self.shards > 1 && self.stray_resets.take(arrived.now, rate) {
+                self.events.push_back(Event::StrayReset {
+                    from: arrived.from,
+                    range: arrived.range.clone(),
+                });
+            }
         }
     }
 

@@ -86,6 +86,16 @@ pub enum Event {
         /// The connection.
         key: Key,
     },
+    /// A RESET that ended nothing here. Some stacks send back our own id instead of theirs, and it
+    /// may be for a connection of another shard: the owners of the ids beside it, which
+    /// [`reset_owners`](crate::reset_owners) names, may be handed it. Only where there are several
+    /// shards, and at most as many a second as RESETs are sent.
+    StrayReset {
+        /// Who sent it.
+        from: SocketAddr,
+        /// Where it is in the datagrams just handed to [`Endpoint::handle`].
+        range: Range<usize>,
+    },
     /// The connection is gone; the last event with this key.
     Closed {
         /// The connection.
@@ -157,6 +167,8 @@ pub struct Endpoint {
     replies: Replies,
     trains: Trains,
     resets: Bucket,
+    /// RESETs that other shards are asked about.
+    stray_resets: Bucket,
     network_resets: Buckets,
     /// What paths were found to carry.
     mtus: MtuCache,
@@ -207,6 +219,7 @@ impl Endpoint {
             replies: Replies::default(),
             trains: Trains::default(),
             resets: Bucket::default(),
+            stray_resets: Bucket::default(),
             network_resets: Buckets::new(hash.clone()),
             mtus: MtuCache::new(MTUS_MAX, hash),
             held: 0,
