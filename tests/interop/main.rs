@@ -9,6 +9,8 @@ mod duplicates;
 mod engine;
 mod install;
 #[cfg(test)]
+mod librqbit;
+#[cfg(test)]
 mod libutp;
 #[cfg(test)]
 mod manners;
