@@ -29,11 +29,11 @@ impl Collector for Metrics {
         for (name, help, value) in [
             (
                 "connecting",
-                "Dials and unfinished handshakes",
+                "Dials and unfinished handshakes.",
                 peers.connecting,
             ),
-            ("queued", "Peers found and not yet dialled", peers.queued),
-            ("connected", "Peers connected", peers.connected),
+            ("queued", "Peers found and not yet dialled.", peers.queued),
+            ("connected", "Peers connected.", peers.connected),
         ] {
             let name = format!("flock_{name}");
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
@@ -53,8 +53,6 @@ fn encode_all(
 ) -> fmt::Result {
     for Counter { name, help, value } in counters {
         let name = format!("{prefix}_{name}");
-        // The encoder ends the sentence.
-        let help = help.trim_end_matches('.');
         let counter = ConstCounter::new(value);
         counter.encode(encoder.encode_descriptor(&name, help, None, counter.metric_type())?)?;
     }
@@ -95,7 +93,7 @@ mod tests {
             "flock_swarm_dials_tcp_total 14",
             "flock_utp_stray_total 22",
             "flock_driver_turns_total 26",
-            "# HELP flock_utp_stray Packets for no connection.",
+            "# HELP flock_swarm_dials_tcp Dials over TCP.",
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line}\n{text}");
         }
