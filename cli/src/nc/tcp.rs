@@ -149,6 +149,7 @@ impl<D: Driver> Tcp<D> {
         while let Some(verb) = conn.tcp.next_verb() {
             let op = match verb {
                 tcp::Verb::Recv => Op::Recv { socket },
+                tcp::Verb::RecvOnce => Op::RecvOnce { socket },
                 tcp::Verb::Send(chunks) => Op::Send { socket, chunks },
                 tcp::Verb::ShutdownWrite => Op::ShutdownWrite { socket },
                 tcp::Verb::Close(how) => Op::Close { socket, how },

@@ -51,6 +51,14 @@ pub enum Op {
         /// The stream or datagram socket.
         socket: SocketId,
     },
+    /// Receive once on a stream: [`Outcome::Data`](super::Outcome::Data) at the most one time, no
+    /// longer than a buffer, and then the end as if it had been cancelled. A [`Op::Recv`] would
+    /// deliver all that the kernel has before its cancel takes effect, which is too much for a
+    /// stream whose bytes are counted out. The key's verb is [`Verb::Recv`].
+    RecvOnce {
+        /// The stream.
+        socket: SocketId,
+    },
     /// Send all chunks, in order. Completes once, when the kernel has taken every byte or
     /// refused; the driver continues after short sends. No chunks, or only empty ones, is a bug
     /// of the caller.
@@ -84,7 +92,7 @@ pub enum Verb {
     Accept,
     /// [`Op::Connect`]
     Connect,
-    /// [`Op::Recv`]
+    /// [`Op::Recv`] or [`Op::RecvOnce`]
     Recv,
     /// [`Op::Send`]
     Send,

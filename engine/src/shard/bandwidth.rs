@@ -8,6 +8,7 @@
 use super::Shard;
 use super::backlog::{Backlog, Taken};
 use super::link::{Link, Links, Phase};
+use super::stream::Stream;
 use crate::api::Handler;
 use crate::bandwidth::{Bandwidth, Rates, SharedRates, Turns, Way};
 use crate::files::FilePart;
@@ -184,6 +185,22 @@ impl Links {
         let shaping = self.limits.apply(channel);
         if let Some(link) = self.table.get_mut(key) {
             link.shaping = shaping;
+        }
+        self.meter(key);
+    }
+
+    /// Has a stream whose bytes are counted out receive a little at a time.
+    fn meter(&mut self, key: Key) {
+        let shared = &self.limits.shared;
+        let Some(link) = self.table.get_mut(key) else {
+            return;
+        };
+        let shaping = link.shaping.as_deref();
+        let metered = shaping.is_some_and(|shaping| shaping.is_limited(Way::Down, shared));
+        if let Stream::Tcp { machine, .. } = &mut link.stream
+            && machine.meter_recv(metered)
+        {
+            self.touch(key);
         }
     }
 
@@ -503,6 +520,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         };
         for key in keys {
             self.change_limit(key, scope);
+            self.links.meter(key);
         }
         let limits = &mut self.links.limits;
         let shared = limits.shared.clone();

@@ -56,7 +56,7 @@ macro_rules! conformance {
                 unfragmented_datagrams_pass, groups_are_steered, stamps_are_of_arrival;
             dialling: refused, cancelled_at_any_moment, closed_at_once;
             receiving: echo, split_and_coalesced, cancel_loses_no_byte, data_before_recv_waits,
-                cancelled_receive_ends_once;
+                cancelled_receive_ends_once, once_is_once;
             sending: big_sends_arrive_whole, a_slow_reader_holds_the_sender,
                 cancelled_send_ends_once, chunks_keep_their_order, send_to_a_reset_stream_fails;
             soak: random_lives_keep_their_bytes;

@@ -1,7 +1,7 @@
 //! Receiving.
 
 use super::{CANCELED, Fixture, Rig, pattern};
-use flock_engine::io::{Outcome, Verb};
+use flock_engine::io::{DriverConfig, Outcome, Verb};
 use std::time::Duration;
 
 /// Bytes go both ways.
@@ -101,4 +101,42 @@ pub fn data_before_recv_waits<F: Fixture>() {
     rig.recv(accepted);
     rig.until("end", |rig| rig.record(accepted).has(Outcome::Eof));
     assert_eq!(rig.record(accepted).data, b"early");
+}
+
+/// A receive asked for once brings one buffer at the most and ends, whatever waits behind it; the
+/// next goes on from there, and one that found nothing can be cancelled.
+pub fn once_is_once<F: Fixture>() {
+    const BUFFER: u32 = 4096;
+    let mut rig = Rig::with::<F>(&DriverConfig {
+        buffer_size: BUFFER,
+        ..DriverConfig::default()
+    });
+    let (listener, addr) = rig.listen::<F>();
+    let (dialled, accepted) = rig.pair(listener, addr);
+    rig.recv_once(accepted);
+    rig.turn(Duration::ZERO);
+    rig.cancel(accepted, Verb::Recv);
+    rig.until("end of receive", |rig| {
+        !rig.outstanding(accepted, Verb::Recv)
+    });
+    let bytes = pattern(3, 100_000);
+    rig.send(dialled, &bytes);
+    let mut ends = 1;
+    while rig.record(accepted).data.len() < bytes.len() {
+        let had = rig.record(accepted).data.len();
+        rig.recv_once(accepted);
+        rig.until("end of receive", |rig| {
+            !rig.outstanding(accepted, Verb::Recv)
+        });
+        ends += 1;
+        let got = rig.record(accepted).data.len() - had;
+        assert!((1..=BUFFER as usize).contains(&got), "{got}");
+    }
+    assert!(rig.record(accepted).data == bytes, "bytes changed");
+    let record = rig.record(accepted);
+    assert_eq!(record.count(Outcome::RecvEnded(CANCELED)), ends);
+    rig.until("sent", |rig| rig.record(dialled).sent() == 100_000);
+    rig.close(dialled);
+    rig.recv_once(accepted);
+    rig.until("end", |rig| rig.record(accepted).has(Outcome::Eof));
 }

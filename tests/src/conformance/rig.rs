@@ -188,8 +188,13 @@ impl<D: Driver> Rig<D> {
         self.submit(Op::Recv { socket });
     }
 
-    /// Starts receiving, unless that is outstanding or the stream has ended.
-    pub fn recv_unless_ended(&mut self, socket: SocketId) {
+    /// Receives once.
+    pub fn recv_once(&mut self, socket: SocketId) {
+        self.submit(Op::RecvOnce { socket });
+    }
+
+    /// Starts receiving, or receives once, unless that is outstanding or the stream has ended.
+    pub fn recv_unless_ended(&mut self, socket: SocketId, once: bool) {
         let over = self
             .record(socket)
             .outcomes
@@ -199,7 +204,12 @@ impl<D: Driver> Rig<D> {
                 Outcome::RecvEnded(errno) => *errno != CANCELED,
                 _ => false,
             });
-        if !over && !self.outstanding(socket, Verb::Recv) {
+        if over || self.outstanding(socket, Verb::Recv) {
+            return;
+        }
+        if once {
+            self.recv_once(socket);
+        } else {
             self.recv(socket);
         }
     }

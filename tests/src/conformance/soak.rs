@@ -136,7 +136,7 @@ impl<D: Driver> Soak<D> {
         self.settle();
         for accepted in &self.accepted {
             if !accepted.closed {
-                self.rig.recv_unless_ended(accepted.socket);
+                self.rig.recv_unless_ended(accepted.socket, false);
             }
         }
         self.rig.linger(Duration::from_millis(100));
@@ -196,14 +196,22 @@ impl<D: Driver> Soak<D> {
             .filter(|end| !end.closed)
             .map(|end| end.socket)
             .collect();
+        // Those that receive once would stop too early.
         for socket in &open {
-            self.rig.recv_unless_ended(*socket);
+            self.rig.cancel(*socket, Verb::Recv);
+        }
+        self.rig.until("end of receives", |rig| {
+            open.iter()
+                .all(|socket| !rig.outstanding(*socket, Verb::Recv))
+        });
+        for socket in &open {
+            self.rig.recv_unless_ended(*socket, false);
         }
         self.rig.linger(Duration::from_millis(100));
         self.meet();
         for end in &self.accepted {
             if !end.closed {
-                self.rig.recv_unless_ended(end.socket);
+                self.rig.recv_unless_ended(end.socket, false);
             }
         }
         self.rig.until("end of sends", |rig| {
@@ -224,7 +232,8 @@ fn act<D: Driver>(rig: &mut Rig<D>, end: &mut End, random: &mut SmallRng) {
                 end.sent.extend_from_slice(&bytes);
             }
         }
-        45..85 => rig.recv_unless_ended(socket),
+        45..65 => rig.recv_unless_ended(socket, false),
+        65..85 => rig.recv_unless_ended(socket, true),
         85..92 => rig.cancel(socket, Verb::Recv),
         92..94 => {
             if rig.outstanding(socket, Verb::Send) {

@@ -15,6 +15,8 @@ mod tests;
 pub enum Verb {
     /// Receive until told to stop.
     Recv,
+    /// Receive one buffer's worth, which then ends as if it had been cancelled.
+    RecvOnce,
     /// Stop receiving; the answer is that of the `Recv`.
     CancelRecv,
     /// Send this; never empty, one at a time.
@@ -49,6 +51,7 @@ pub struct Connection {
     limits: SendLimits,
     recv: Recv,
     want_recv: bool,
+    metered: bool,
     above_high: bool,
     end: End,
     close: Close,
@@ -58,6 +61,8 @@ pub struct Connection {
 enum Recv {
     Idle,
     Armed,
+    /// For one buffer.
+    ArmedOnce,
     Cancelling,
     Ended,
 }
@@ -91,6 +96,7 @@ impl Connection {
             limits,
             recv: Recv::Idle,
             want_recv: true,
+            metered: false,
             above_high: false,
             end: End::Open,
             close: Close::Open,
@@ -172,6 +178,12 @@ impl Connection {
     /// Receives again.
     pub fn resume_recv(&mut self) {
         self.want_recv = true;
+    }
+
+    /// Whether to receive a buffer at a time, so that no more comes than was asked for. It costs an
+    /// operation for each. Whether that is new.
+    pub fn meter_recv(&mut self, metered: bool) -> bool {
+        std::mem::replace(&mut self.metered, metered) != metered
     }
 
     /// `len` bytes arrived; whether to deliver them.
@@ -257,11 +269,19 @@ impl Connection {
         // A closing stream reads on, to see the peer's end.
         let want = self.want_recv || self.close == Close::Graceful;
         match self.recv {
+            Recv::Idle if want && self.metered => {
+                self.recv = Recv::ArmedOnce;
+                Some(Verb::RecvOnce)
+            }
             Recv::Idle if want => {
                 self.recv = Recv::Armed;
                 Some(Verb::Recv)
             }
-            Recv::Armed if !want => {
+            Recv::Armed | Recv::ArmedOnce if !want => {
+                self.recv = Recv::Cancelling;
+                Some(Verb::CancelRecv)
+            }
+            Recv::Armed if self.metered => {
                 self.recv = Recv::Cancelling;
                 Some(Verb::CancelRecv)
             }

@@ -115,12 +115,13 @@ impl PollDriver {
         }
     }
 
-    fn begin_receiving(&mut self, socket: SocketId) {
+    fn begin_receiving(&mut self, socket: SocketId, once: bool) {
         let Some(slot) = self.slots.get_mut(socket) else {
             return;
         };
         assert!(!slot.receiving, "one receive or accept for each socket");
         slot.receiving = true;
+        slot.once = once;
         self.wake_slot(socket.slot);
     }
 
@@ -319,14 +320,18 @@ impl Driver for PollDriver {
     fn submit(&mut self, op: Op) -> Result<OpKey, QueueFull> {
         let (socket, verb) = match op {
             Op::Accept { listener } => {
-                self.begin_receiving(listener);
+                self.begin_receiving(listener, false);
                 (listener, Verb::Accept)
             }
             Op::Connect { to, options, token } => {
                 (self.begin_connect(to, &options, token)?, Verb::Connect)
             }
             Op::Recv { socket } => {
-                self.begin_receiving(socket);
+                self.begin_receiving(socket, false);
+                (socket, Verb::Recv)
+            }
+            Op::RecvOnce { socket } => {
+                self.begin_receiving(socket, true);
                 (socket, Verb::Recv)
             }
             Op::Send { socket, chunks } => {

@@ -34,6 +34,8 @@ pub(super) struct Slot {
     pub(super) connecting: bool,
     /// An `Accept` or `Recv` is outstanding.
     pub(super) receiving: bool,
+    /// The `Recv` ends with its first bytes.
+    pub(super) once: bool,
     /// A close is submitted; only `Closed` may follow.
     pub(super) closing: bool,
 
@@ -170,6 +172,7 @@ impl Slot {
             watches_writable: false,
             connecting: false,
             receiving: false,
+            once: false,
             closing: false,
             ready: false,
             parked: false,

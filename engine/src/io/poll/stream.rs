@@ -1,8 +1,8 @@
 //! Receiving and sending.
 
-use super::PollDriver;
 use super::slots::Source;
 use super::wait::poll_token;
+use super::{CANCELED, PollDriver};
 use crate::io::Outcome;
 use flock_transport::Errno;
 use mio::Interest;
@@ -55,8 +55,13 @@ impl PollDriver {
                     Outcome::RecvEnded(Errno::from_io(&error))
                 }
             };
+            let ends = slot.receiving && slot.once;
+            slot.receiving &= !ends;
             let go_on = slot.receiving && slot.readable;
             self.complete(index, outcome);
+            if ends {
+                self.complete(index, Outcome::RecvEnded(CANCELED));
+            }
             if !go_on {
                 return;
             }

@@ -148,7 +148,7 @@ impl World {
             }
             Verb::ShutdownWrite | Verb::Close => return,
         };
-        if *arm == Arm::Armed {
+        if matches!(*arm, Arm::Armed | Arm::Once) {
             *arm = Arm::Cancelling;
         }
         self.stations[station].list(key.socket);
@@ -357,7 +357,7 @@ impl World {
         let data = !reader.rx.is_empty();
         let broken = reader.state == State::Broken;
         let natural = data || broken || reader.eof;
-        if self.cancel_wins(arm, natural) {
+        if arm == Arm::Spent || self.cancel_wins(arm, natural) {
             return self.end_recv(station, id, Outcome::RecvEnded(CANCELED));
         }
         if data && loans.used >= buffers {
@@ -366,6 +366,11 @@ impl World {
         if data {
             let (loan, buffer) = loans.lend();
             self.read(stream, side, most, buffer);
+            if let Some(socket) = self.stations[station].get(id)
+                && arm == Arm::Once
+            {
+                socket.recv = Arm::Spent;
+            }
             return Pulled::Done(Outcome::Data(loan));
         }
         let error = self.side(stream, side).and_then(|side| side.error.take());

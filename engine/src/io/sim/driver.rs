@@ -78,6 +78,11 @@ fn arm(socket: &mut Socket, id: SocketId, op: Op) -> Request {
             arm_once(&mut socket.recv, "Recv");
             Request::Look(id)
         }
+        Op::RecvOnce { .. } => {
+            arm_once(&mut socket.recv, "Recv");
+            socket.recv = Arm::Once;
+            Request::Look(id)
+        }
         Op::Connect { to, options, .. } => {
             arm_once(&mut socket.connect, "Connect");
             Request::Connect(id, to, options)
@@ -171,7 +176,7 @@ impl Driver for SimDriver {
                 (Verb::Connect, socket)
             }
             Op::Accept { listener } => (Verb::Accept, listener),
-            Op::Recv { socket } => (Verb::Recv, socket),
+            Op::Recv { socket } | Op::RecvOnce { socket } => (Verb::Recv, socket),
             Op::Send { socket, .. } => (Verb::Send, socket),
             Op::ShutdownWrite { socket } => (Verb::ShutdownWrite, socket),
             Op::Close { socket, .. } => (Verb::Close, socket),

@@ -12,6 +12,10 @@ pub(super) enum Arm {
     #[default]
     Idle,
     Armed,
+    /// Armed for one result.
+    Once,
+    /// It had that result, and ends.
+    Spent,
     /// Armed, and asked to end.
     Cancelling,
 }

@@ -227,12 +227,12 @@ impl UringDriver {
         let slot = self.slots.find(id).expect("an operation has a socket");
         assert!(!slot.held.has(op), "an operation is queued once");
         slot.held.add(op);
-        let fd = types::Fd(slot.fd);
+        let (fd, once) = (types::Fd(slot.fd), slot.wanted.has(Ops::ONCE));
         let entry = match op {
             Ops::ACCEPT => opcode::AcceptMulti::new(fd)
                 .flags(libc::SOCK_CLOEXEC)
                 .build(),
-            Ops::RECV => opcode::RecvMulti::new(fd, buffers::STREAMS).build(),
+            Ops::RECV => self.receive_entry(fd, once),
             Ops::SEND => self.cargo.send(slot.cargo).entry(slot.fd),
             Ops::RECVMSG => {
                 let memory = self.memory.as_ref();
@@ -479,7 +479,11 @@ impl Driver for UringDriver {
                 (listener, Verb::Accept)
             }
             Op::Recv { socket } => {
-                self.start_receive(socket);
+                self.start_receive(socket, false);
+                (socket, Verb::Recv)
+            }
+            Op::RecvOnce { socket } => {
+                self.start_receive(socket, true);
                 (socket, Verb::Recv)
             }
             Op::Send { socket, chunks } => {

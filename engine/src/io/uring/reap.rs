@@ -332,7 +332,9 @@ impl UringDriver {
             let buffer = report.buffer.expect("received bytes are in a buffer");
             let loan = self.buffers.lend(buffer, 0, report.count());
             self.push_out(report.id, Outcome::Data(loan), out);
-            if !report.more {
+            if self.received_once(report) {
+                self.later(report.id, CANCELED_RECV);
+            } else if !report.more {
                 self.go_on(report, CANCELED_RECV);
             }
             return;
@@ -355,6 +357,17 @@ impl UringDriver {
             }
             _ => self.end(report, Outcome::RecvEnded(errno), out),
         }
+    }
+
+    /// Whether that was the only receive that was asked for; then it has ended.
+    fn received_once(&mut self, report: &Report) -> bool {
+        let slot = self.slots.find(report.id).expect("reported just now");
+        let once = slot.wanted.has(Ops::ONCE);
+        if once {
+            slot.wanted.remove(Ops::RECV);
+            slot.cancelled.remove(Ops::RECV);
+        }
+        once
     }
 
     fn on_send(&mut self, report: &Report, out: &mut Completions) {

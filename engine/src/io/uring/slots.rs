@@ -14,6 +14,8 @@ impl Ops {
     pub(super) const RECVMSG: Self = Self(16);
     /// Any number of trains; which they are is with the cargo.
     pub(super) const TRAIN: Self = Self(32);
+    /// Not an operation: what is received is received once.
+    pub(super) const ONCE: Self = Self(64);
     /// Those of which a socket has one at a time.
     pub(super) const EACH: [Self; 5] = [
         Self::ACCEPT,

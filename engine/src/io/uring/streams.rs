@@ -1,7 +1,7 @@
 //! What a stream is asked for, and what both kinds of socket share.
 
 use super::slots::{NO_CARGO, Ops, State};
-use super::{UringDriver, reap};
+use super::{UringDriver, buffers, reap};
 use crate::io::{SocketId, sys};
 use flock_transport::Chunks;
 use io_uring::{opcode, squeue, types};
@@ -25,11 +25,28 @@ impl UringDriver {
         }
     }
 
-    pub(super) fn start_receive(&mut self, id: SocketId) {
+    pub(super) fn start_receive(&mut self, id: SocketId, once: bool) {
         let op = self.receive_of(id);
         if op == Ops::RECVMSG || self.is_open(id) {
+            let slot = self.slots.find(id).expect("it is open");
+            slot.wanted.remove(Ops::ONCE);
+            if once {
+                slot.wanted.add(Ops::ONCE);
+            }
             self.want(id, op);
         }
+    }
+
+    /// The entry that receives on a stream.
+    pub(super) fn receive_entry(&self, fd: types::Fd, once: bool) -> squeue::Entry {
+        if !once {
+            return opcode::RecvMulti::new(fd, buffers::STREAMS).build();
+        }
+        // A length of 0 is that of the buffer the kernel selects (io_uring_prep_recv(3)).
+        opcode::Recv::new(fd, std::ptr::null_mut(), 0)
+            .buf_group(buffers::STREAMS)
+            .build()
+            .flags(squeue::Flags::BUFFER_SELECT)
     }
 
     /// Ends all loans. Returns how many more buffers streams were offered.

@@ -92,6 +92,23 @@ fn a_pause_cancels_and_a_resume_arms_again() {
     assert_eq!(verbs(&mut c), [Verb::Recv]);
 }
 
+#[test]
+fn what_is_metered_is_received_a_buffer_at_a_time() {
+    let mut c = Connection::new(limits());
+    assert_eq!(verbs(&mut c), [Verb::Recv]);
+    c.meter_recv(true);
+    assert_eq!(verbs(&mut c), [Verb::CancelRecv]);
+    c.on_recv_ended(Errno::CANCELED);
+    assert_eq!(verbs(&mut c), [Verb::RecvOnce]);
+    c.on_data(5);
+    c.on_recv_ended(Errno::CANCELED);
+    assert_eq!(verbs(&mut c), [Verb::RecvOnce]);
+    c.meter_recv(false);
+    assert_eq!(verbs(&mut c), [], "it ends by itself");
+    c.on_recv_ended(Errno::CANCELED);
+    assert_eq!(verbs(&mut c), [Verb::Recv]);
+}
+
 #[derive(Clone, Debug)]
 enum Input {
     Send(usize),
@@ -101,6 +118,7 @@ enum Input {
     Linger,
     Pause,
     Resume,
+    Meter(bool),
     Data,
     Eof,
     Sent,
@@ -116,6 +134,7 @@ fn input() -> impl Strategy<Value = Input> {
         1 => Just(Input::Linger),
         2 => Just(Input::Pause),
         2 => Just(Input::Resume),
+        2 => any::<bool>().prop_map(Input::Meter),
         3 => Just(Input::Data),
         1 => Just(Input::Eof),
         6 => Just(Input::Sent),
@@ -127,6 +146,7 @@ fn input() -> impl Strategy<Value = Input> {
 #[derive(Default)]
 struct Socket {
     receiving: bool,
+    once: bool,
     sending: Option<u64>,
     ended: bool,
     shut: bool,
@@ -138,7 +158,8 @@ impl Socket {
     fn carry_out(&mut self, verb: Verb) {
         assert!(!self.closed, "{verb:?} after the close");
         match verb {
-            Verb::Recv => {
+            Verb::Recv | Verb::RecvOnce => {
+                self.once = verb == Verb::RecvOnce;
                 assert!(!self.receiving && !self.ended);
                 self.receiving = true;
             }
@@ -176,7 +197,14 @@ proptest! {
                 Input::Linger => { lost |= c.queued() > 0; c.linger_expired(); }
                 Input::Pause => c.pause_recv(),
                 Input::Resume => c.resume_recv(),
-                Input::Data if socket.receiving => { c.on_data(1); }
+                Input::Meter(metered) => { c.meter_recv(metered); }
+                Input::Data if socket.receiving => {
+                    c.on_data(1);
+                    if socket.once {
+                        socket.receiving = false;
+                        c.on_recv_ended(Errno::CANCELED);
+                    }
+                }
                 Input::Eof if socket.receiving => {
                     (socket.receiving, socket.ended) = (false, true);
                     c.on_eof();
