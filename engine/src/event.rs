@@ -4,6 +4,7 @@ use crate::names::{ChannelKey, ConnId, PeerId};
 use flock_transport::{CloseReason, Errno, Transport};
 use std::fmt;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 /// A discovered peer, before anything is known about it but its address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +41,21 @@ pub struct ConnectionInfo {
     pub addr: SocketAddr,
     /// The remote peer's id, once the handshake told it.
     pub peer_id: Option<PeerId>,
+}
+
+/// What a connection has done since it was admitted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectionReport {
+    /// What is known about it.
+    pub info: ConnectionInfo,
+    /// Bytes received, handshake included.
+    pub bytes_in: u64,
+    /// Bytes sent, handshake included.
+    pub bytes_out: u64,
+    /// Bytes that wait to be sent, or for their acknowledgement.
+    pub queued: u64,
+    /// How long ago it was admitted, to the second.
+    pub age: Duration,
 }
 
 /// Why a candidate is refused for good.

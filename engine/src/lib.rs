@@ -30,12 +30,12 @@ mod trace;
 mod wheel;
 
 pub use api::{
-    Assembled, BanTarget, Builder, Channel, Connection, Flock, FlockError, Handler, IdChoice,
+    Assembled, Ban, BanTarget, Builder, Channel, Connection, Flock, FlockError, Handler, IdChoice,
     Ignore, JoinOptions, Reader, RecvError, SendError, Stats, StreamConn, StreamMessage, Streams,
     Writer,
 };
-pub use bandwidth::Bandwidth;
-pub use event::{ConnectionInfo, Event, Peer, ShardFailure};
+pub use bandwidth::{Bandwidth, MinRate};
+pub use event::{ConnectionInfo, ConnectionReport, Event, Peer, ShardFailure};
 pub use flock_tcp as tcp;
 pub use flock_tcp::{
     Congestion, Keepalive, ListenOptions, Queued, SendLimits, SendRefused, StreamOptions,

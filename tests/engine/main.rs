@@ -10,6 +10,8 @@ mod bandwidth;
 #[cfg(test)]
 mod connections;
 #[cfg(test)]
+mod deploys;
+#[cfg(test)]
 mod failures;
 #[cfg(test)]
 mod files;

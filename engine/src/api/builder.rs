@@ -4,7 +4,7 @@ use super::pipe::ABOVE_HIGH_MAX;
 use super::start::start;
 use super::streams::{StreamMessage, Streams};
 use crate::api::Handler;
-use crate::bandwidth::Bandwidth;
+use crate::bandwidth::{Bandwidth, MinRate};
 use crate::event::ConnectionInfo;
 use crate::io::{Backend, Driver, DriverConfig, Unavailable};
 use crate::names::PeerId;
@@ -109,6 +109,7 @@ pub struct Builder {
     pub(crate) utp_config: flock_utp::Config,
     pub(crate) handshake_timeout: Duration,
     pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) min_rate: Option<MinRate>,
     pub(crate) linger: Duration,
     pub(crate) retry: [Duration; 4],
     pub(crate) retry_tail: Option<Duration>,
@@ -154,6 +155,7 @@ impl Default for Builder {
             utp_config: flock_utp::Config::default(),
             handshake_timeout: Duration::from_secs(5),
             idle_timeout: None,
+            min_rate: None,
             linger: Duration::from_secs(5),
             retry: [1, 1, 5, 15].map(Duration::from_secs),
             retry_tail: None,
@@ -239,6 +241,10 @@ impl Builder {
         /// ([`CloseReason::IdleTimeout`](crate::CloseReason::IdleTimeout)), or up to a quarter longer;
         /// `None`, the default, is for ever.
         idle_timeout: Option<Duration>,
+        /// What an admitted connection has to send and receive to stay
+        /// ([`CloseReason::TooSlow`](crate::CloseReason::TooSlow)); `None`, the default, is nothing. It
+        /// stands in the place of [`idle_timeout`](Self::idle_timeout).
+        min_rate: Option<MinRate>,
         /// How long a closing connection may make no progress (5 s): neither does what is queued go
         /// out, nor does the peer end its direction. Then it is reset. A
         /// [`Connection`](crate::Connection) whose peer has ended its direction waits as long to be
@@ -429,6 +435,12 @@ impl Builder {
             || self.idle_timeout.is_some_and(|idle| idle.is_zero())
         {
             return wrong("connect, handshake and idle timeouts must be longer than zero");
+        }
+        if self.min_rate.is_some_and(|rate| rate.bytes().is_none()) {
+            return wrong("min_rate: between 1 byte and 4 GiB have to be asked for in its time");
+        }
+        if self.min_rate.is_some() && self.idle_timeout.is_some() {
+            return wrong("min_rate and idle_timeout: a minimum rate ends what is idle, too");
         }
         let SendLimits { high, low, max } = self.send_limits;
         if high == 0 || low > high || high > max {

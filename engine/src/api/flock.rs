@@ -4,7 +4,6 @@ use super::connection::Connection;
 use super::exchange::Exchange;
 use super::waiters::{block_until, deadline};
 use crate::bandwidth::SharedRates;
-use crate::event::ConnectionInfo;
 use crate::hub::{Events, Hub};
 use crate::io::Selected;
 use crate::names::{ChannelKey, ConnId, PeerId};
@@ -25,7 +24,7 @@ use std::task::{Context, Poll, Waker};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-pub use crate::swarm::{BanTarget, Stats};
+pub use crate::swarm::{Ban, BanTarget, Stats};
 
 /// A running engine. Clones share it; dropping the last one shuts it down without waiting.
 pub struct Flock<M: Send + 'static = DefaultMessage> {
@@ -368,21 +367,6 @@ impl<M: Send + 'static> Flock<M> {
         self.inner.hub.emitted()
     }
 
-    /// All admitted connections. Blocks until every shard has answered.
-    ///
-    /// # Errors
-    /// The engine is busy or was shut down.
-    pub fn connections(&self) -> Result<Vec<ConnectionInfo>, FlockError> {
-        not_on_a_shard()?;
-        let mut all = Vec::new();
-        for sender in &self.inner.senders {
-            let (reply, answer) = sync_channel(1);
-            post(sender, Command::Connections { reply })?;
-            all.extend(answer.recv().map_err(|_| FlockError::ShutDown)?);
-        }
-        Ok(all)
-    }
-
     /// Sends on a connection of any shard. Beyond its send queue's limit the connection is
     /// closed, since a stream with a hole is worth nothing.
     ///
@@ -455,7 +439,7 @@ impl<M: Send + 'static> Flock<M> {
         self.inner.begin_shutdown(within);
     }
 
-    fn tell_conn(&self, conn: ConnId, what: ConnCommand) -> Result<(), FlockError> {
+    pub(super) fn tell_conn(&self, conn: ConnId, what: ConnCommand) -> Result<(), FlockError> {
         let sender = self.inner.senders.get(conn.shard());
         let sender = sender.ok_or_else(|| FlockError::Option(format!("no connection {conn}")))?;
         post(sender, Command::Conn { conn, what })
@@ -470,7 +454,7 @@ impl<M: Send + 'static> Flock<M> {
 }
 
 impl<M: Send + 'static> Inner<M> {
-    fn lock_bound(&self) -> MutexGuard<'_, Vec<SocketAddr>> {
+    pub(super) fn lock_bound(&self) -> MutexGuard<'_, Vec<SocketAddr>> {
         self.bound.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -553,7 +537,7 @@ pub(super) fn enter_shard() {
 }
 
 /// A handler that waits for an answer of the shards waits for itself.
-fn not_on_a_shard() -> Result<(), FlockError> {
+pub(super) fn not_on_a_shard() -> Result<(), FlockError> {
     if ON_A_SHARD.get() {
         return Err(FlockError::OnShard);
     }

@@ -50,7 +50,9 @@ fn broken_pipe(reason: CloseReason) -> io::Error {
 fn kind(reason: CloseReason) -> ErrorKind {
     match reason {
         CloseReason::PeerReset => ErrorKind::ConnectionReset,
-        CloseReason::IdleTimeout | CloseReason::ConnectTimeout => ErrorKind::TimedOut,
+        CloseReason::IdleTimeout | CloseReason::TooSlow | CloseReason::ConnectTimeout => {
+            ErrorKind::TimedOut
+        }
         CloseReason::Io(errno) => errno.kind(),
         _ => ErrorKind::ConnectionAborted,
     }

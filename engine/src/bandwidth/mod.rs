@@ -7,8 +7,9 @@ mod turns;
 pub(crate) use bucket::Bucket;
 pub(crate) use turns::Turns;
 
-use std::num::NonZeroU64;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 /// How many bytes a second may go in each direction, application bytes without headers and
 /// handshakes. `None` is no limit.
@@ -34,6 +35,25 @@ impl Bandwidth {
             up: NonZeroU64::new(bytes_per_second),
             down: NonZeroU64::new(bytes_per_second),
         }
+    }
+}
+
+/// What a connection has to send and receive, both together, not to be closed. How slow a peer may be
+/// is for the application to know; where places are few, a slow one takes that of a fast one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MinRate {
+    /// Bytes of the application, as those of the handshake are over when it begins to count.
+    pub bytes_per_second: u32,
+    /// Over how long that is looked at. A connection gets as long from its admission on; at most
+    /// 4 GiB may be asked for in that time.
+    pub over: Duration,
+}
+
+impl MinRate {
+    /// Bytes to be moved in `over`; none when that is no number of 32 bits, or zero.
+    pub(crate) fn bytes(self) -> Option<NonZeroU32> {
+        let bytes = u128::from(self.bytes_per_second) * self.over.as_millis() / 1000;
+        NonZeroU32::new(u32::try_from(bytes).ok()?)
     }
 }
 

@@ -1,8 +1,8 @@
 //! What reaches a shard through its mailbox.
 
 use super::Scope;
-use crate::api::BanTarget;
-use crate::event::ConnectionInfo;
+use crate::api::{Ban, BanTarget};
+use crate::event::{ConnectionInfo, ConnectionReport};
 use crate::files::Fetched;
 use crate::names::{ChannelKey, ConnId};
 use crate::swarm::PeerMessage;
@@ -78,6 +78,19 @@ pub(crate) enum Command {
     Connections {
         reply: Reply<Vec<ConnectionInfo>>,
     },
+    /// What each admitted connection has done.
+    Reports {
+        reply: Reply<Vec<ConnectionReport>>,
+    },
+    Bans {
+        reply: Reply<Vec<Ban>>,
+    },
+    /// Start nothing new, or again.
+    Suspend(bool),
+    /// Start nothing new for good, and say when nothing is left.
+    Drain {
+        reply: Reply<()>,
+    },
     Bandwidth(Scope),
     /// A thread read a part of a file.
     Fetched {
@@ -93,4 +106,6 @@ pub(crate) enum Command {
 pub(crate) enum ConnCommand {
     Send(Bytes),
     Close,
+    /// It makes room for others.
+    Evict,
 }

@@ -14,6 +14,8 @@ mod idle;
 mod link;
 pub(crate) mod mailbox;
 mod obey;
+mod pause;
+mod reports;
 mod start;
 mod stream;
 mod utp;
@@ -21,7 +23,7 @@ mod utp;
 pub(crate) use bandwidth::Scope;
 pub(crate) use board::Board;
 pub use board::{ShardCounters, ShardStats};
-pub(crate) use command::{Command, ConnCommand, Mail};
+pub(crate) use command::{Command, ConnCommand, Mail, Reply};
 pub use cx::{ConnCx, ShardCx};
 pub use files::FileRefused;
 pub(crate) use start::{ShardSetup, Wiring};
@@ -82,13 +84,16 @@ pub struct Shard<D: Driver, H: Handler> {
     tcp: bool,
     utp: bool,
     handshake_timeout: Duration,
-    idle_timeout: Option<Duration>,
+    /// What admitted connections have to do to stay.
+    watch: Option<idle::Watch>,
     /// Connections that may linger after the swarm refused them.
     endings: u32,
     hub: Arc<Hub>,
     readers: Arc<Readers>,
     board: Arc<Board>,
     counters: ShardCounters,
+    /// Whether the application wants nothing new.
+    pause: pause::Pause,
     /// When to stop waiting for connections to end; set once shutdown begins.
     ending: Option<Instant>,
 }
@@ -135,6 +140,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.hold_starts(now);
         self.flush(now);
         let handler = self.end_turn();
+        self.report_drained();
         let done = self
             .ending
             .is_some_and(|at| self.links.table.is_empty() || now >= at);
@@ -209,7 +215,8 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// nothing new is started.
     fn hold_starts(&mut self, now: Instant) {
         self.crowded = self.routes.iter().any(Sender::crowded);
-        let hold = self.ending.is_some() || self.hub.congested() || self.crowded;
+        let stopped = self.ending.is_some() || self.pause.is_set();
+        let hold = stopped || self.hub.congested() || self.crowded;
         self.swarm.suspend_starts(now, hold);
         for (_, side) in &mut self.links.utp.sides {
             side.endpoint.hold(hold || side.retired);

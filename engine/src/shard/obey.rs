@@ -71,14 +71,20 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 self.swarm.ban(now, &target, channel.as_ref(), expires);
             }
             Command::Unban { target } => self.swarm.unban(&target),
+            Command::Bans { reply } => {
+                let _ = reply.try_send(self.swarm.bans(now));
+            }
+            Command::Suspend(suspended) => self.pause.suspend(suspended),
+            Command::Drain { reply } => self.drain(now, reply),
+            Command::Reports { reply } => {
+                let _ = reply.try_send(self.reports());
+            }
             Command::Conn { conn, what } => self.obey_conn(conn, what),
             Command::Connections { reply } => {
-                let open = |(key, link): (super::Key, &Link)| {
-                    matches!(link.phase, Phase::Open).then(|| self.links.conn_id(key))
-                };
-                let conns = self.links.table.iter().filter_map(open);
-                let infos = conns.filter_map(|conn| self.swarm.info(conn)).collect();
-                let _ = reply.try_send(infos);
+                let infos = self
+                    .open()
+                    .filter_map(|key| self.swarm.info(self.links.conn_id(key)));
+                let _ = reply.try_send(infos.collect());
             }
             Command::Fetched { conn, fetched } => self.on_fetched(conn, fetched),
             Command::Bandwidth(scope) => self.set_bandwidth(&scope),
@@ -144,7 +150,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     }
 
     /// Accepts no more at the listeners of these groups. uTP connections there are go on.
-    fn unlisten(&mut self, which: impl Fn(u64) -> bool) {
+    pub(super) fn unlisten(&mut self, which: impl Fn(u64) -> bool) {
         for listener in self
             .listeners
             .extract_if(.., |listener| which(listener.group))
@@ -184,6 +190,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 }
             },
             ConnCommand::Close => self.links.close(key, CloseReason::Local),
+            ConnCommand::Evict => self.links.close(key, CloseReason::Evicted),
         }
     }
 
@@ -194,19 +201,12 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.ending = Some(self.ending.map_or(at, |ending| ending.min(at)));
         self.unlisten(|_| true);
         self.swarm.suspend_starts(now, true);
+        self.abort_dials(now);
         let keys: Vec<_> = self.links.table.iter().map(|(key, _)| key).collect();
         for key in keys {
-            let dial = |link: &Link| match link.phase {
-                Phase::Dialling => Some((link.candidate?, link.stream.transport())),
-                _ => None,
-            };
-            match self.links.table.get(key).map(dial) {
-                Some(Some((candidate, transport))) => {
-                    self.abort_dial(candidate, transport);
-                    self.swarm.dial_failed(now, candidate, transport, false);
-                }
-                Some(_) => self.links.close(key, CloseReason::Shutdown),
-                None => {}
+            let dialling = |link: &Link| matches!(link.phase, Phase::Dialling);
+            if !self.links.table.get(key).is_none_or(dialling) {
+                self.links.close(key, CloseReason::Shutdown);
             }
         }
     }

@@ -79,6 +79,7 @@ impl<M: Send + 'static> ShardSetup<M> {
             seed,
         } = self;
         let utp = utp_config(&options);
+        let watch = super::idle::Watch::new(&options);
         let config = SwarmConfig {
             shard,
             shards: u16::try_from(wiring.senders.len()).expect("checked with the options"),
@@ -124,7 +125,7 @@ impl<M: Send + 'static> ShardSetup<M> {
             protocol: options.protocol,
             stream: options.stream,
             handshake_timeout: options.handshake_timeout,
-            idle_timeout: options.idle_timeout,
+            watch,
             endings: options.half_open,
             hub: wiring.hub,
             readers: wiring.readers,
@@ -132,6 +133,7 @@ impl<M: Send + 'static> ShardSetup<M> {
             counters: ShardCounters::default(),
             tcp: options.tcp,
             utp: options.utp,
+            pause: super::pause::Pause::default(),
             ending: None::<Instant>,
         }
     }

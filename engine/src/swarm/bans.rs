@@ -6,10 +6,11 @@ use flock_transport::Instant;
 use hashbrown::HashMap;
 use ipnet::IpNet;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 /// What a ban names. It keeps from dialling, accepting and admitting; connections that are
 /// admitted already stay.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum BanTarget {
     /// One address with its port: not dialled, and refused when it dials.
     Addr(SocketAddr),
@@ -52,6 +53,15 @@ impl From<PeerId> for BanTarget {
     fn from(peer: PeerId) -> Self {
         Self::Peer(peer)
     }
+}
+
+/// A ban that holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ban {
+    /// Whom it is for.
+    pub target: BanTarget,
+    /// How long it still holds; `None` is for good.
+    pub expires_in: Option<Duration>,
 }
 
 /// The bans of an engine; each shard has all of them.
@@ -104,6 +114,22 @@ impl Bans {
                 self.exact.remove(exact);
             }
         }
+    }
+
+    /// Those that hold at `now`, in no order.
+    pub(super) fn list(&self, now: Instant) -> Vec<Ban> {
+        let exact = self
+            .exact
+            .iter()
+            .map(|(target, end)| (target.clone(), *end));
+        let nets = self.nets.iter();
+        let nets = nets.map(|(net, end)| (BanTarget::Net(net), *end));
+        let holding = exact.chain(nets).filter(|(_, end)| *end > now);
+        let ban = |(target, end): (_, Instant)| Ban {
+            target,
+            expires_in: (end != Instant::FAR_FUTURE).then(|| end.since(now)),
+        };
+        holding.map(ban).collect()
     }
 
     pub(super) fn addr(&self, now: Instant, addr: SocketAddr) -> bool {

@@ -9,6 +9,8 @@ use std::net::SocketAddr;
 
 pub(super) struct Conn {
     generation: u32,
+    /// When it was admitted, seconds.
+    pub(super) since: u32,
     pub(super) stage: Stage,
     pub(super) transport: Transport,
     /// Set for connections this side dialled.
@@ -40,6 +42,7 @@ impl Conn {
     pub(super) fn new(transport: Transport, addr: SocketAddr) -> Self {
         Self {
             generation: 0,
+            since: 0,
             stage: Stage::Handshaking,
             transport,
             candidate: None,

@@ -216,6 +216,7 @@ impl Swarm {
             return self.close(conn, CloseReason::Banned);
         }
         record.stage = Stage::Admitted;
+        record.since = u32::try_from(now.as_nanos() / 1_000_000_000).unwrap_or(u32::MAX);
         self.counters.claims_granted += 1;
         let info = record.info(conn);
         let initiator = info.initiator;

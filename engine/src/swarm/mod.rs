@@ -21,7 +21,7 @@ mod tests;
 
 pub use admission::Approach;
 pub(crate) use admission::{Firewall, Quotas};
-pub use bans::BanTarget;
+pub use bans::{Ban, BanTarget};
 pub(crate) use candidates::CandidateId;
 pub use counters::SwarmCounters;
 pub(crate) use counts::SharedCounts;
@@ -353,6 +353,18 @@ impl Swarm {
 
     pub(crate) fn unban(&mut self, target: &BanTarget) {
         self.bans.remove(target);
+    }
+
+    /// The bans that hold now.
+    pub(crate) fn bans(&self, now: Instant) -> Vec<Ban> {
+        self.bans.list(now)
+    }
+
+    /// An admitted connection, and when it was admitted.
+    pub(crate) fn admitted(&self, conn: ConnId) -> Option<(ConnectionInfo, Instant)> {
+        let record = self.conns.get(conn)?;
+        let since = Instant::ZERO + Duration::from_secs(record.since.into());
+        (record.stage == conns::Stage::Admitted).then(|| (record.info(conn), since))
     }
 
     /// What was counted since the start.

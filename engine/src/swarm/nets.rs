@@ -81,6 +81,11 @@ impl<V> Nets<V> {
         }
     }
 
+    /// All networks, in no order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (IpNet, &V)> {
+        self.nets.iter().map(|(net, value)| (*net, value))
+    }
+
     /// The values of the networks that contain `ip`.
     pub(super) fn containing(&self, ip: IpAddr) -> impl Iterator<Item = &V> {
         let host = IpNet::from(ip);

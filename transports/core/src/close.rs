@@ -112,6 +112,10 @@ pub enum CloseReason {
     TooManyHandshakes,
     /// Nothing was sent or received for longer than the idle timeout.
     IdleTimeout,
+    /// Fewer bytes were sent and received than `min_rate` asks for.
+    TooSlow,
+    /// The application evicted it in favour of others.
+    Evicted,
     /// The peer did not finish its handshake in time.
     HandshakeTimeout,
     /// What the peer sent is no handshake.
@@ -143,7 +147,9 @@ impl CloseReason {
             | Self::TooManyInbound
             | Self::Firewall
             | Self::TooManyHandshakes
-            | Self::IdleTimeout => Blame::Policy,
+            | Self::IdleTimeout
+            | Self::TooSlow
+            | Self::Evicted => Blame::Policy,
             Self::HandshakeTimeout | Self::Handshake(_) | Self::PeerClosed | Self::PeerReset => {
                 Blame::Peer
             }
@@ -168,6 +174,8 @@ impl CloseReason {
             Self::Firewall => "firewall",
             Self::TooManyHandshakes => "too-many-handshakes",
             Self::IdleTimeout => "idle-timeout",
+            Self::TooSlow => "too-slow",
+            Self::Evicted => "evicted",
             Self::HandshakeTimeout => "handshake-timeout",
             Self::Handshake(_) => "bad-handshake",
             Self::PeerClosed => "peer-closed",
