@@ -48,6 +48,9 @@ pub struct ConnectionInfo {
 pub struct ConnectionReport {
     /// What is known about it.
     pub info: ConnectionInfo,
+    /// The channels it is known for: those its address was found for, and those of other addresses
+    /// that turned out to lead to the same peer. None for a peer that dialled us and was not found.
+    pub channels: Vec<ChannelKey>,
     /// Bytes received, handshake included.
     pub bytes_in: u64,
     /// Bytes sent, handshake included.

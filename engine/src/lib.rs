@@ -30,9 +30,9 @@ mod trace;
 mod wheel;
 
 pub use api::{
-    Assembled, Ban, BanTarget, Builder, Channel, Connection, Flock, FlockError, Handler, IdChoice,
-    Ignore, JoinOptions, Reader, RecvError, SendError, Stats, StreamConn, StreamMessage, Streams,
-    Writer,
+    Assembled, Ban, BanTarget, Builder, Channel, ChannelStatus, Connection, Flock, FlockError,
+    Flushed, Handler, IdChoice, Ignore, JoinOptions, Reader, RecvError, SendError, Stats,
+    StreamConn, StreamMessage, Streams, Writer,
 };
 pub use bandwidth::{Bandwidth, MinRate};
 pub use event::{ConnectionInfo, ConnectionReport, Event, Peer, ShardFailure};

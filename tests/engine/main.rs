@@ -8,6 +8,8 @@ mod admission;
 #[cfg(test)]
 mod bandwidth;
 #[cfg(test)]
+mod channels;
+#[cfg(test)]
 mod connections;
 #[cfg(test)]
 mod deploys;

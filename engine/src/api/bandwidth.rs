@@ -1,7 +1,8 @@
 //! Limits of bandwidth, changed while the engine runs.
 
 use super::builder::FlockError;
-use super::flock::{Channel, Flock};
+use super::channel::Channel;
+use super::flock::Flock;
 use crate::bandwidth::{Bandwidth, Rates};
 use crate::names::{ChannelKey, ConnId};
 use crate::shard::{Command, Scope};

@@ -1,5 +1,6 @@
 use super::bandwidth::ChannelRates;
 use super::builder::{Builder, DefaultMessage, FlockError};
+use super::channel::Channel;
 use super::connection::Connection;
 use super::exchange::Exchange;
 use super::waiters::{block_until, deadline};
@@ -24,7 +25,7 @@ use std::task::{Context, Poll, Waker};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-pub use crate::swarm::{Ban, BanTarget, Stats};
+pub use crate::swarm::{Ban, BanTarget, ChannelStatus, Stats};
 
 /// A running engine. Clones share it; dropping the last one shuts it down without waiting.
 pub struct Flock<M: Send + 'static = DefaultMessage> {
@@ -61,13 +62,6 @@ impl Default for JoinOptions {
     fn default() -> Self {
         Self { announce: true }
     }
-}
-
-/// A joined channel.
-#[derive(Clone)]
-pub struct Channel<M: Send + 'static = DefaultMessage> {
-    flock: Flock<M>,
-    key: ChannelKey,
 }
 
 impl Flock {
@@ -245,10 +239,7 @@ impl<M: Send + 'static> Flock<M> {
             channel: key.clone(),
             announce,
         })?;
-        Ok(Channel {
-            flock: self.clone(),
-            key,
-        })
+        Ok(Channel::new(self.clone(), key))
     }
 
     /// Leaves a channel: its candidates are not dialled for it any more. Live connections stay.
@@ -499,30 +490,6 @@ impl<M: Send + 'static> fmt::Debug for Flock<M> {
             .field("shards", &self.shards())
             .field("listening", &self.listening())
             .finish_non_exhaustive()
-    }
-}
-
-impl<M: Send + 'static> Channel<M> {
-    /// The channel's key, as given.
-    #[must_use]
-    pub fn key(&self) -> &ChannelKey {
-        &self.key
-    }
-
-    pub(super) fn flock(&self) -> &Flock<M> {
-        &self.flock
-    }
-
-    /// Resolves once the first round of discovery is complete. Without discovery sources that
-    /// is at once.
-    pub async fn first_round(&self) {}
-
-    /// Leaves the channel.
-    ///
-    /// # Errors
-    /// As [`Flock::leave`].
-    pub fn leave(&self) -> Result<(), FlockError> {
-        self.flock.leave(self.key.clone())
     }
 }
 

@@ -5,6 +5,7 @@ mod bandwidth;
 mod batch;
 mod buffers;
 mod builder;
+mod channel;
 mod connection;
 mod deploy;
 mod exchange;
@@ -19,7 +20,9 @@ mod streams;
 pub(crate) mod waiters;
 
 pub use builder::{Assembled, Builder, FlockError, IdChoice};
+pub(crate) use channel::Pending;
+pub use channel::{Channel, Flushed};
 pub use connection::{Connection, Reader, RecvError, SendError, Writer};
-pub use flock::{Ban, BanTarget, Channel, Flock, JoinOptions, Stats};
+pub use flock::{Ban, BanTarget, ChannelStatus, Flock, JoinOptions, Stats};
 pub use handler::{Handler, Ignore};
 pub use streams::{StreamConn, StreamMessage, Streams};

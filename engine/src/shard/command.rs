@@ -1,11 +1,11 @@
 //! What reaches a shard through its mailbox.
 
 use super::Scope;
-use crate::api::{Ban, BanTarget};
+use crate::api::{Ban, BanTarget, Pending};
 use crate::event::{ConnectionInfo, ConnectionReport};
 use crate::files::Fetched;
 use crate::names::{ChannelKey, ConnId};
-use crate::swarm::PeerMessage;
+use crate::swarm::{ChannelStatus, PeerMessage};
 use bytes::Bytes;
 use flock_tcp::ListenOptions;
 use flock_transport::Instant;
@@ -81,6 +81,25 @@ pub(crate) enum Command {
     /// What each admitted connection has done.
     Reports {
         reply: Reply<Vec<ConnectionReport>>,
+    },
+    ChannelStatus {
+        channel: ChannelKey,
+        reply: Reply<ChannelStatus>,
+    },
+    /// The admitted connections known for a channel.
+    ChannelConnections {
+        channel: ChannelKey,
+        reply: Reply<Vec<ConnectionInfo>>,
+    },
+    /// Settle `pending` when the candidates of the channel have been tried.
+    Flush {
+        channel: ChannelKey,
+        pending: Pending,
+    },
+    /// Send to every peer known for the channel.
+    Broadcast {
+        channel: ChannelKey,
+        data: Bytes,
     },
     Bans {
         reply: Reply<Vec<Ban>>,

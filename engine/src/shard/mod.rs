@@ -4,6 +4,7 @@
 mod backlog;
 mod bandwidth;
 mod board;
+mod channels;
 mod command;
 mod cx;
 mod datagrams;
@@ -94,6 +95,7 @@ pub struct Shard<D: Driver, H: Handler> {
     counters: ShardCounters,
     /// Whether the application wants nothing new.
     pause: pause::Pause,
+    flushes: channels::Flushes,
     /// When to stop waiting for connections to end; set once shutdown begins.
     ending: Option<Instant>,
 }
@@ -141,6 +143,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.flush(now);
         let handler = self.end_turn();
         self.report_drained();
+        self.settle_flushes();
         let done = self
             .ending
             .is_some_and(|at| self.links.table.is_empty() || now >= at);
@@ -174,6 +177,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             self.links.utp.next_deadline(self.handshake_timeout),
             self.links.limits.next_deadline(),
             self.ending,
+            self.flushes.next_deadline(self.links.now),
             look,
             rested,
             handler,

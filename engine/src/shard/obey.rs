@@ -74,6 +74,16 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             Command::Bans { reply } => {
                 let _ = reply.try_send(self.swarm.bans(now));
             }
+            Command::ChannelStatus { channel, reply } => {
+                let _ = reply.try_send(self.swarm.channel_status(&channel));
+            }
+            Command::ChannelConnections { channel, reply } => {
+                let conns = self.swarm.conns_of(&channel).into_iter();
+                let infos = conns.filter_map(|conn| self.swarm.info(conn));
+                let _ = reply.try_send(infos.collect());
+            }
+            Command::Flush { channel, pending } => self.flush_channel(channel, pending),
+            Command::Broadcast { channel, data } => self.broadcast(&channel, &data),
             Command::Suspend(suspended) => self.pause.suspend(suspended),
             Command::Drain { reply } => self.drain(now, reply),
             Command::Reports { reply } => {
@@ -180,15 +190,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             return;
         }
         match what {
-            ConnCommand::Send(data) => match self.links.send(key, data) {
-                Ok(_) => {}
-                Err(flock_tcp::SendRefused::Closed(_)) => self.counters.stale_commands += 1,
-                Err(flock_tcp::SendRefused::Full(_)) => {
-                    // A stream with a hole in it is worth nothing to the peer.
-                    self.counters.sends_overflowed += 1;
-                    self.links.abort(key, CloseReason::SendQueueFull);
-                }
-            },
+            ConnCommand::Send(data) => self.send_from_afar(conn, data),
             ConnCommand::Close => self.links.close(key, CloseReason::Local),
             ConnCommand::Evict => self.links.close(key, CloseReason::Evicted),
         }

@@ -19,10 +19,12 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     }
 
     fn report(&self, key: Key) -> Option<ConnectionReport> {
-        let (info, since) = self.swarm.admitted(self.links.conn_id(key))?;
+        let conn = self.links.conn_id(key);
+        let (info, since) = self.swarm.admitted(conn)?;
         let link = self.links.table.get(key)?;
         Some(ConnectionReport {
             info,
+            channels: self.swarm.channels_of(conn),
             bytes_in: link.stream.bytes_in(),
             bytes_out: link.stream.bytes_out(),
             queued: self.links.queued(key) as u64,

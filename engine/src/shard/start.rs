@@ -133,6 +133,7 @@ impl<M: Send + 'static> ShardSetup<M> {
             counters: ShardCounters::default(),
             tcp: options.tcp,
             utp: options.utp,
+            flushes: super::channels::Flushes::default(),
             pause: super::pause::Pause::default(),
             ending: None::<Instant>,
         }

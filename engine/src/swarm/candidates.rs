@@ -141,6 +141,18 @@ impl Candidates {
         self.channels.first(self.table.get(id)?.channels).cloned()
     }
 
+    /// The channels a candidate was found for, the first one first.
+    pub(super) fn channels_of(&self, id: CandidateId) -> Vec<ChannelKey> {
+        let first = self.table.get(id).map_or(NONE, |c| c.channels);
+        self.channels.of(first).cloned().collect()
+    }
+
+    /// The candidates that were found for a channel.
+    pub(super) fn found_for(&self, key: &ChannelKey) -> impl Iterator<Item = CandidateId> {
+        let slots = self.channels.candidates_of(key);
+        slots.filter_map(|slot| self.table.at(slot).map(|(id, _)| id))
+    }
+
     /// The candidate as events show it.
     pub(super) fn peer(&self, id: CandidateId) -> Option<Peer> {
         let candidate = self.table.get(id)?;
@@ -242,10 +254,16 @@ impl Candidates {
         self.table.get(id).is_none_or(|c| c.channels == NONE)
     }
 
-    /// The candidate leads to a peer that is connected otherwise.
-    pub(super) fn link(&mut self, id: CandidateId, peer: &PeerId) {
-        let hash = self.hasher.hash_one(peer);
+    /// The candidate leads to a peer that is connected otherwise; by which hash it is linked.
+    pub(super) fn link(&mut self, id: CandidateId, peer: &PeerId) -> u64 {
+        let hash = self.link_hash(peer);
         self.set_state(id, State::Linked(hash));
+        hash
+    }
+
+    /// By which hash candidates are linked to a peer.
+    pub(super) fn link_hash(&self, peer: &PeerId) -> u64 {
+        self.hasher.hash_one(peer)
     }
 
     /// Unlinks one of the candidates linked to a peer, which has gone.

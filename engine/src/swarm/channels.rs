@@ -105,6 +105,21 @@ impl Channels {
         self.channels[find.channel].key.as_ref()
     }
 
+    /// The channels of a candidate, whose list begins at `first`.
+    pub(super) fn of(&self, first: u32) -> impl Iterator<Item = &ChannelKey> {
+        let find = |at: u32| self.finds.get(at);
+        let pairs = std::iter::successors(find(first), move |pair| find(pair.next_of_candidate));
+        pairs.filter_map(|pair| self.channels[pair.channel].key.as_ref())
+    }
+
+    /// The candidates that were found for a channel, the latest first.
+    pub(super) fn candidates_of(&self, key: &ChannelKey) -> impl Iterator<Item = u32> {
+        let find = |at: u32| self.finds.get(at);
+        let first = self.find(key).map_or(NONE, |at| self.channels[at].first);
+        let pairs = std::iter::successors(find(first), move |pair| find(pair.next));
+        pairs.map(|pair| pair.candidate)
+    }
+
     /// Forgets all pairs of a candidate.
     pub(super) fn forget(&mut self, first: u32) {
         let mut at = first;

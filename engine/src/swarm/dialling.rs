@@ -269,6 +269,7 @@ impl Swarm {
         while let Some(id) = self.candidates.pop_linked(peer) {
             self.requeue(now, id);
         }
+        self.unlinked(peer);
     }
 
     /// Lets somebody use room that was made: this shard or, in turn, another.

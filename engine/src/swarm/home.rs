@@ -84,6 +84,13 @@ impl Home {
         }
     }
 
+    /// The connection to a peer that stays.
+    pub(super) fn keeper(&self, peer: &PeerId) -> Option<ConnId> {
+        let held = self.peers.get(self.find(peer)?)?;
+        let next = held.more.as_ref().and_then(|more| more.next);
+        Some(next.unwrap_or(held.holder).conn)
+    }
+
     fn insert(&mut self, peer: PeerId, holder: Contender) {
         let hash = self.hasher.hash_one(&peer);
         let held = Held {

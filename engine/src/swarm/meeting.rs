@@ -230,7 +230,7 @@ impl Swarm {
     }
 
     /// The home refused the connection.
-    pub(super) fn refused(&mut self, conn: ConnId, reason: CloseReason) {
+    pub(super) fn refused(&mut self, now: Instant, conn: ConnId, reason: CloseReason) {
         let Some(record) = self.conns.get_mut(conn) else {
             return;
         };
@@ -241,7 +241,7 @@ impl Swarm {
         if reason == CloseReason::Redundant {
             let info = record.info(conn);
             self.counters.redundant_refused += 1;
-            self.link(conn);
+            self.link(now, conn);
             self.emit(Event::RedundantConnection(info));
         } else {
             self.counters.claims_over_limit += 1;
@@ -250,26 +250,16 @@ impl Swarm {
     }
 
     /// Another connection takes this one's place.
-    pub(super) fn yield_place(&mut self, conn: ConnId) {
+    pub(super) fn yield_place(&mut self, now: Instant, conn: ConnId) {
         // One that has ended meanwhile has told the home so.
         let Some(record) = self.conns.get(conn) else {
             return;
         };
         let info = record.info(conn);
         self.counters.redundant_replaced += 1;
-        self.link(conn);
+        self.link(now, conn);
         self.emit(Event::RedundantConnection(info));
         self.close(conn, CloseReason::Redundant);
-    }
-
-    /// The candidate behind a connection leads to a peer that is connected otherwise.
-    fn link(&mut self, conn: ConnId) {
-        let Some(record) = self.conns.get_mut(conn) else {
-            return;
-        };
-        if let (Some(id), Some(peer)) = (record.candidate.take(), record.peer.clone()) {
-            self.candidates.link(id, &peer);
-        }
     }
 
     /// Gives back what an unfinished handshake holds.
@@ -294,6 +284,7 @@ impl Swarm {
         let Some(record) = self.conns.remove(conn) else {
             return;
         };
+        self.known.forget(conn);
         self.counts.release_source(record.addr.ip());
         let info = record.info(conn);
         self.emit(Event::ConnectionClosed {

@@ -1,6 +1,6 @@
 //! What the swarms of different shards say to each other, and which shard to say it to.
 
-use crate::names::{ConnId, PeerId};
+use crate::names::{ChannelKey, ConnId, PeerId};
 use flock_transport::{CloseReason, Transport};
 use std::hash::Hash;
 use std::net::SocketAddr;
@@ -62,6 +62,16 @@ pub(crate) enum PeerMessage {
     Yield { conn: ConnId },
     /// From the home, to shards with candidates linked to the peer: it is connected no more.
     PeerGone { peer: PeerId },
+    /// To the home: an address that leads to the peer was found for these channels.
+    Known {
+        peer: PeerId,
+        channels: Vec<ChannelKey>,
+    },
+    /// From the home, to the shard of the peer's connection.
+    KnownFor {
+        conn: ConnId,
+        channels: Vec<ChannelKey>,
+    },
     /// There may be room for a dial. Handed on at most `hops` times by shards with none to make.
     Refill { hops: u16 },
 }

@@ -11,6 +11,7 @@ mod counts;
 mod dialling;
 mod half_open;
 mod home;
+mod known;
 mod meeting;
 mod message;
 mod nets;
@@ -25,6 +26,7 @@ pub use bans::{Ban, BanTarget};
 pub(crate) use candidates::CandidateId;
 pub use counters::SwarmCounters;
 pub(crate) use counts::SharedCounts;
+pub use known::ChannelStatus;
 pub(crate) use message::{Homes, PeerMessage};
 
 use crate::event::{BanReason, ConnectionInfo, Event, Peer, RejectReason};
@@ -37,6 +39,7 @@ use half_open::HalfOpen;
 use hashbrown::HashMap;
 use home::{Home, Verdicts};
 use ipnet::IpNet;
+use known::Known;
 use nets::Nets;
 use racing::Race;
 use rand::{SeedableRng, rngs::SmallRng};
@@ -130,6 +133,7 @@ pub(crate) struct Swarm {
     denylist: Nets<()>,
     candidates: Candidates,
     conns: Conns,
+    known: Known,
     joined: HashMap<ChannelKey, bool, ahash::RandomState>,
     /// What is being dialled.
     racing: HashMap<CandidateId, Race, ahash::RandomState>,
@@ -165,6 +169,7 @@ impl Swarm {
             denylist,
             candidates: Candidates::new(config.candidates, hasher(3)),
             conns: Conns::new(),
+            known: Known::new(hasher(8)),
             joined: HashMap::with_hasher(hasher(4)),
             racing: HashMap::with_hasher(hasher(6)),
             counters: SwarmCounters::default(),
@@ -226,6 +231,7 @@ impl Swarm {
         if self.joined.remove(channel).is_none() {
             return;
         }
+        self.known.leave(channel);
         while let Some((id, alone)) = self.candidates.leave(channel) {
             if alone {
                 self.forget_unless_connected(id);
@@ -249,7 +255,10 @@ impl Swarm {
                 self.counters.candidates_added += 1;
                 self.emit(Event::Peer(peer));
             }
-            Added::Channel => self.emit(Event::Peer(peer)),
+            Added::Channel => {
+                self.found_again(now, addr, &peer.channel);
+                self.emit(Event::Peer(peer));
+            }
             Added::Known(id) => {
                 let retries = self.candidates.get(id).map_or(0, |c| u32::from(c.retries));
                 self.reject(Peer { retries, ..peer }, RejectReason::Duplicate);
@@ -397,9 +406,11 @@ impl Swarm {
             }
             PeerMessage::Release { peer, conn } => self.release(now, &peer, conn),
             PeerMessage::Granted { conn } => self.granted(now, conn),
-            PeerMessage::Refused { conn, reason } => self.refused(conn, reason),
-            PeerMessage::Yield { conn } => self.yield_place(conn),
+            PeerMessage::Refused { conn, reason } => self.refused(now, conn, reason),
+            PeerMessage::Yield { conn } => self.yield_place(now, conn),
             PeerMessage::PeerGone { peer } => self.peer_gone(now, &peer),
+            PeerMessage::Known { peer, channels } => self.known(now, &peer, channels),
+            PeerMessage::KnownFor { conn, channels } => self.known_for(conn, channels),
             PeerMessage::Refill { hops } => self.refill(now, hops),
         }
     }
