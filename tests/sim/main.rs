@@ -3,6 +3,7 @@
 
 mod conformance;
 mod flood;
+mod model;
 mod storm;
 mod streams;
 mod swarm;
