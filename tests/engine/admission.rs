@@ -2,7 +2,9 @@
 
 use super::peers::{Ground, PATIENCE, engine, id, local, next_event, wait_for};
 use flock_engine::event::{RefuseReason, RejectReason};
-use flock_engine::{Approach, Builder, CloseReason, Event, Flock, IdChoice, JoinOptions};
+use flock_engine::{
+    Approach, Builder, CloseReason, Event, Flock, FlockError, IdChoice, JoinOptions,
+};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -10,6 +12,7 @@ super::on_every_ground!(
     an_inbound_limit_does_not_keep_from_dialling,
     an_address_has_so_many_connections_on_all_shards,
     a_network_has_so_many_connections_on_all_shards,
+    reserved_places_are_kept,
     what_comes_too_fast_is_refused,
     a_denied_address_is_not_dialled_and_refused,
     a_firewall_judges_addresses,
@@ -154,4 +157,35 @@ fn a_firewall_judges_ids(ground: Ground) {
     for flock in [flock, welcome, unwelcome] {
         flock.shutdown(PATIENCE);
     }
+}
+
+fn reserved_places_are_kept(ground: Ground) {
+    let limited = || engine(ground).max_connections(2).reserved(1);
+    refuses(ground, limited(), 2, RefuseReason::TooManyConnections);
+    let [one, other, friend] = [1, 2, 3].map(|byte| {
+        let flock = engine(ground)
+            .id(IdChoice::Fixed(id(byte)))
+            .start()
+            .unwrap();
+        let addr = local(flock.listen(0).unwrap());
+        (flock, addr)
+    });
+    let flock = limited().start().unwrap();
+    flock.add_peer("c", one.1).unwrap();
+    wait_for("a peer", || flock.stats().connected == 1);
+    flock.add_peer("c", other.1).unwrap();
+    wait_for("a candidate", || flock.stats().queued == 1);
+    flock.add_reserved_peer("c", friend.1).unwrap();
+    wait_for("the friend", || flock.stats().connected == 2);
+    assert_eq!(friend.0.stats().connected, 1);
+    assert_eq!(flock.stats().queued, 1, "there is no third place");
+    // A place that is not reserved is for the one that waits, not for nobody.
+    one.0.shutdown(PATIENCE);
+    wait_for("the other", || other.0.stats().connected == 1);
+    wait_for("both", || flock.stats().connected == 2);
+    for flock in [flock, other.0, friend.0] {
+        flock.shutdown(PATIENCE);
+    }
+    let wrong = engine(ground).max_connections(1).reserved(2).start();
+    assert!(matches!(wrong.err(), Some(FlockError::Option(_))));
 }

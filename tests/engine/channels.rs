@@ -1,7 +1,7 @@
 //! What can be asked of a channel.
 
 use super::peers::{Ground, PATIENCE, engine, id, local, wait_for};
-use flock_engine::{Channel, Flock, FlockError, IdChoice, JoinOptions};
+use flock_engine::{Channel, ConnectionInfo, Flock, FlockError, IdChoice, JoinOptions};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ super::on_every_ground!(
     one_connection_is_known_for_every_channel_of_its_peer,
     a_channel_is_flushed_when_everybody_was_tried,
     a_shutdown_ends_the_wait,
+    a_channel_has_a_limit_of_its_own,
 );
 
 fn seeder(ground: Ground, n: u8) -> (Flock, SocketAddr) {
@@ -166,4 +167,43 @@ fn a_shutdown_ends_the_wait(ground: Ground) {
     let late = channel.flushed().wait_timeout(PATIENCE);
     assert!(matches!(late, Some(Err(FlockError::ShutDown))), "{late:?}");
     assert!(matches!(channel.status(), Err(FlockError::ShutDown)));
+}
+
+fn a_channel_has_a_limit_of_its_own(ground: Ground) {
+    let peers: Vec<_> = (1..=5).map(|n| seeder(ground, n)).collect();
+    let retry = [Duration::from_millis(100); 4];
+    let hub = engine(ground).retry(retry).start().unwrap();
+    let (red, blue) = (join(&hub, "red"), join(&hub, "blue"));
+    red.set_max_connections(2).unwrap();
+    for (_, addr) in &peers[..4] {
+        add(&red, &hub, *addr);
+    }
+    assert!(red.flushed().wait_timeout(PATIENCE).unwrap().is_ok());
+    let status = red.status().unwrap();
+    assert_eq!((status.connected, status.connecting), (2, 0), "{status:?}");
+    assert_eq!(status.queued + status.waiting, 2, "{status:?}");
+    // A channel without a limit has room for those that the other has not, and for its own.
+    for (_, addr) in &peers[3..] {
+        add(&blue, &hub, *addr);
+    }
+    wait_for("blue", || connected(&blue) == 2);
+    let was = connected(&red);
+    assert!((2..=3).contains(&was), "{was}");
+    red.set_max_connections(3).unwrap();
+    wait_for("one more", || hub.stats().connected == was + 2);
+    red.set_max_connections(0).unwrap();
+    wait_for("all", || hub.stats().connected == 5);
+    // What was connected without a limit counts against a later one.
+    red.set_max_connections(1).unwrap();
+    let alone = |info: &&ConnectionInfo| info.addr != peers[3].1;
+    let gone = red.connections().unwrap().iter().find(alone).unwrap().conn;
+    let deferred = || hub.counters().counters.swarm.dials_deferred;
+    let before = deferred();
+    hub.disconnect(gone).unwrap();
+    wait_for("it to be passed over", || deferred() > before);
+    assert_eq!(hub.stats().connected, 4);
+    for (flock, _) in peers {
+        flock.shutdown(Duration::ZERO);
+    }
+    hub.shutdown(PATIENCE);
 }

@@ -93,6 +93,7 @@ pub struct Builder {
     pub(crate) dials: u32,
     pub(crate) candidates: u32,
     pub(crate) connections: u32,
+    pub(crate) reserved: u32,
     pub(crate) max_inbound: u32,
     pub(crate) max_outbound: u32,
     pub(crate) max_per_ip: u32,
@@ -139,6 +140,7 @@ impl Default for Builder {
             dials: 256,
             candidates: 1 << 20,
             connections: 1 << 20,
+            reserved: 0,
             max_inbound: 0,
             max_outbound: 0,
             max_per_ip: 0,
@@ -210,6 +212,10 @@ impl Builder {
         whitelist: Vec<IpNet>,
         /// Addresses to have no connections with, in both directions, whatever the whitelist says.
         denylist: Vec<IpNet>,
+        /// How many of [`max_connections`](Self::max_connections) are kept for candidates with a reserved
+        /// place ([`Flock::add_reserved_peer`]); 0, the default, is none. Such a candidate
+        /// may have any other place as well.
+        reserved: u32,
         /// Admitted peers at a time that dialled us; 0, the default, is no limit. One whose connection
         /// takes the place of an outbound one to the same peer is let in beyond it.
         max_inbound: u32,
@@ -315,6 +321,7 @@ impl Builder {
     pub(crate) fn quotas(&self) -> Quotas {
         Quotas {
             connections: self.max_connections,
+            reserved: self.reserved,
             inbound: self.max_inbound,
             outbound: self.max_outbound,
             per_ip: self.max_per_ip,
@@ -448,6 +455,9 @@ impl Builder {
         }
         if !self.tcp && !self.utp {
             return wrong("tcp and utp: one of them is needed");
+        }
+        if self.max_connections > 0 && self.reserved > self.max_connections {
+            return wrong("reserved: at most max_connections");
         }
         if self.mailbox == 0 || self.recv_limit == 0 {
             return wrong("mailbox and recv_limit must be at least 1");

@@ -6,13 +6,21 @@ use super::waiters::{Waiters, block_until, deadline, wake_all};
 use crate::event::ConnectionInfo;
 use crate::names::ChannelKey;
 use crate::shard::Command;
+use crate::swarm::ChannelQuota;
 use bytes::Bytes;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
+
+/// The limits of channels that have some.
+pub(crate) type ChannelQuotas = BTreeMap<ChannelKey, Arc<ChannelQuota>>;
+
+/// Channels that may have limits of their own.
+const LIMITED_MAX: usize = 65_536;
 
 /// A joined channel. Dropping it does not leave the channel.
 pub struct Channel<M: Send + 'static = DefaultMessage> {
@@ -76,6 +84,35 @@ impl<M: Send + 'static> Channel<M> {
         self.flock.tell_all(|| Command::Broadcast {
             channel: self.key.clone(),
             data: data.clone(),
+        })
+    }
+
+    /// Limits how many peers are dialled for the channel, or connected because they were, at a time: 0
+    /// is no limit. Candidates for which there is no room are looked at again after a second or so;
+    /// connections beyond a lower limit stay. A peer that dials us names no channel, and does not count.
+    ///
+    /// # Errors
+    /// 65,536 channels have limits already; or the engine is busy or was shut down.
+    pub fn set_max_connections(&self, limit: u32) -> Result<(), FlockError> {
+        let quotas = &self.flock.inner.channel_quotas;
+        let mut limited = quotas.lock().unwrap_or_else(PoisonError::into_inner);
+        let quota = if limit == 0 {
+            limited.remove(&self.key);
+            None
+        } else if let Some(quota) = limited.get(&self.key) {
+            quota.set_limit(limit);
+            Some(quota.clone())
+        } else if limited.len() < LIMITED_MAX {
+            let quota = Arc::new(ChannelQuota::new(limit));
+            limited.insert(self.key.clone(), quota.clone());
+            Some(quota)
+        } else {
+            let text = format!("{LIMITED_MAX} channels have limits of their own already");
+            return Err(FlockError::Option(text));
+        };
+        self.flock.tell_all(|| Command::LimitChannel {
+            channel: self.key.clone(),
+            quota: quota.clone(),
         })
     }
 

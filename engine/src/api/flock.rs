@@ -1,6 +1,6 @@
 use super::bandwidth::ChannelRates;
 use super::builder::{Builder, DefaultMessage, FlockError};
-use super::channel::Channel;
+use super::channel::{Channel, ChannelQuotas};
 use super::connection::Connection;
 use super::exchange::Exchange;
 use super::waiters::{block_until, deadline};
@@ -38,6 +38,7 @@ pub(crate) struct Inner<M: Send + 'static> {
     pub(crate) board: Arc<Board>,
     pub(crate) rates: Arc<SharedRates>,
     pub(crate) channel_rates: Mutex<ChannelRates>,
+    pub(crate) channel_quotas: Mutex<ChannelQuotas>,
     pub(crate) homes: Homes,
     pub(crate) id: PeerId,
     pub(crate) selected: Option<Selected>,
@@ -264,17 +265,41 @@ impl<M: Send + 'static> Flock<M> {
         channel: impl Into<ChannelKey>,
         addr: SocketAddr,
     ) -> Result<(), FlockError> {
+        self.find_peer(channel.into(), addr, false)
+    }
+
+    /// As [`add_peer`](Self::add_peer), for a peer that has one of the places that
+    /// [`Builder::reserved`] keeps free, and that is dialled before others. A candidate that is known
+    /// gets it, too. A place is for a peer we dial: one that dials us is known only by its id.
+    ///
+    /// # Errors
+    /// As [`add_peer`](Self::add_peer).
+    pub fn add_reserved_peer(
+        &self,
+        channel: impl Into<ChannelKey>,
+        addr: SocketAddr,
+    ) -> Result<(), FlockError> {
+        self.find_peer(channel.into(), addr, true)
+    }
+
+    fn find_peer(
+        &self,
+        channel: ChannelKey,
+        addr: SocketAddr,
+        reserved: bool,
+    ) -> Result<(), FlockError> {
         if self.inner.hub.congested() {
             // Each find is an event.
             return Err(FlockError::Busy);
         }
         let addr = canonical(addr);
         let shard = usize::from(self.inner.homes.of_addr(addr));
-        let channel = channel.into();
-        post(
-            &self.inner.senders[shard],
-            Command::AddPeer { channel, addr },
-        )
+        let command = Command::AddPeer {
+            channel,
+            addr,
+            reserved,
+        };
+        post(&self.inner.senders[shard], command)
     }
 
     /// Bans an address, a network or a peer id, for good or for a while. Live connections to it

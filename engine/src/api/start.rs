@@ -114,6 +114,7 @@ fn wire<M: Send + 'static>(
         board: wiring.board.clone(),
         rates: wiring.rates.clone(),
         channel_rates: Mutex::default(),
+        channel_quotas: Mutex::default(),
         homes: Homes::new(hash_seed, count),
         id,
         selected,

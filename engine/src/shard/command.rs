@@ -5,12 +5,13 @@ use crate::api::{Ban, BanTarget, Pending};
 use crate::event::{ConnectionInfo, ConnectionReport};
 use crate::files::Fetched;
 use crate::names::{ChannelKey, ConnId};
-use crate::swarm::{ChannelStatus, PeerMessage};
+use crate::swarm::{ChannelQuota, ChannelStatus, PeerMessage};
 use bytes::Bytes;
 use flock_tcp::ListenOptions;
 use flock_transport::Instant;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
@@ -62,6 +63,8 @@ pub(crate) enum Command {
     AddPeer {
         channel: ChannelKey,
         addr: SocketAddr,
+        /// Whether it has a reserved place.
+        reserved: bool,
     },
     Ban {
         target: BanTarget,
@@ -90,6 +93,11 @@ pub(crate) enum Command {
     ChannelConnections {
         channel: ChannelKey,
         reply: Reply<Vec<ConnectionInfo>>,
+    },
+    /// Limit the peers dialled for a channel, or no longer.
+    LimitChannel {
+        channel: ChannelKey,
+        quota: Option<Arc<ChannelQuota>>,
     },
     /// Settle `pending` when the candidates of the channel have been tried.
     Flush {

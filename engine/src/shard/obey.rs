@@ -61,7 +61,14 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             Command::Unlisten { group } => self.unlisten(|other| other == group),
             Command::Join { channel, announce } => self.swarm.join(channel, announce),
             Command::Leave { channel } => self.swarm.leave(now, &channel),
-            Command::AddPeer { channel, addr } => self.swarm.add_peer(now, channel, addr),
+            Command::AddPeer {
+                channel,
+                addr,
+                reserved: false,
+            } => self.swarm.add_peer(now, channel, addr),
+            Command::AddPeer { channel, addr, .. } => {
+                self.swarm.add_reserved_peer(now, channel, addr);
+            }
             Command::Ban {
                 target,
                 channel,
@@ -81,6 +88,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 let conns = self.swarm.conns_of(&channel).into_iter();
                 let infos = conns.filter_map(|conn| self.swarm.info(conn));
                 let _ = reply.try_send(infos.collect());
+            }
+            Command::LimitChannel { channel, quota } => {
+                self.swarm.limit_channel(now, channel, quota);
             }
             Command::Flush { channel, pending } => self.flush_channel(channel, pending),
             Command::Broadcast { channel, data } => self.broadcast(&channel, &data),

@@ -25,6 +25,8 @@ pub(super) struct Candidate {
     next: u32,
     prev: u32,
     pub(super) retries: u8,
+    /// It has a reserved place, and goes before others.
+    reserved: bool,
 }
 
 /// Where a candidate stands.
@@ -100,6 +102,7 @@ impl Candidates {
             next: NONE,
             prev: NONE,
             retries: 0,
+            reserved: false,
         };
         let Some(id) = self.table.insert(candidate) else {
             return Added::Full;
@@ -125,6 +128,22 @@ impl Candidates {
         let same = |slot: &u32| self.table.at(*slot).is_some_and(|(_, c)| c.addr == addr);
         let slot = *self.by_addr.find(self.hasher.hash_one(addr), same)?;
         self.table.at(slot).map(|(id, _)| id)
+    }
+
+    /// Gives the candidate a reserved place, and lets it go before others.
+    pub(super) fn reserve(&mut self, id: CandidateId) {
+        if let Some(candidate) = self.table.get_mut(id)
+            && !std::mem::replace(&mut candidate.reserved, true)
+            && candidate.state == State::Queued
+        {
+            self.enqueue(id);
+        }
+    }
+
+    pub(super) fn is_reserved(&self, id: CandidateId) -> bool {
+        self.table
+            .get(id)
+            .is_some_and(|candidate| candidate.reserved)
     }
 
     /// The candidates within a network; looks at all.
@@ -308,13 +327,20 @@ impl Candidates {
     }
 
     fn join_queue(&mut self, slot: u32) {
+        self.queued += 1;
+        let first = self.first_queued;
+        if self.table.at(slot).is_some_and(|(_, c)| c.reserved) && first != NONE {
+            self.first_queued = slot;
+            self.set_next(slot, first);
+            self.set_prev(first, slot);
+            return;
+        }
         let last = std::mem::replace(&mut self.last_queued, slot);
         if last == NONE {
             self.first_queued = slot;
         }
         self.set_next(last, slot);
         self.set_prev(slot, last);
-        self.queued += 1;
     }
 
     fn leave_queue(&mut self, slot: u32) {

@@ -34,7 +34,7 @@ flock_transport::counters! {
         dials_timed_out,
         /// Dials ended because the candidate was banned or its channels were left.
         dials_given_up,
-        /// Times a candidate was passed over because of the limits per address and network.
+        /// Times a candidate was passed over because of the limits per address, network and channel.
         dials_deferred,
         /// Inbound connections refused because the address is banned.
         inbound_banned,

@@ -18,11 +18,22 @@ pub(crate) struct SharedCounts {
     /// Those of the admitted that dialled us, and those that we dialled.
     inbound: AtomicU32,
     outbound: AtomicU32,
+    /// Those of the admitted that have a reserved place.
+    reserved: AtomicU32,
     quotas: Quotas,
     sources: Sources,
     accept_rate: AcceptRate,
     queued: Vec<AtomicU32>,
     next_refill: AtomicU32,
+}
+
+/// What an admitted peer counts as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Whether we dialled it.
+    pub(crate) initiator: bool,
+    /// Whether that was a candidate with a reserved place.
+    pub(crate) reserved: bool,
 }
 
 const ADMITTED_ONE: u64 = 1 << 32;
@@ -46,6 +57,7 @@ impl SharedCounts {
             used: AtomicU64::new(0),
             inbound: AtomicU32::new(0),
             outbound: AtomicU32::new(0),
+            reserved: AtomicU32::new(0),
             sources: Sources::new(quotas.per_ip, quotas.per_subnet, seed),
             accept_rate: AcceptRate::new(quotas.accept_rate),
             quotas,
@@ -68,9 +80,20 @@ impl SharedCounts {
         quota(self.quotas.connections)
     }
 
+    /// Admitted peers without a reserved place may be as many as leave the reserved ones free; those
+    /// with one may be as many as there are places.
+    fn limit_for(&self, reserved: bool) -> u64 {
+        if reserved || self.quotas.connections == 0 {
+            return self.limit();
+        }
+        let used = self.reserved.load(Ordering::SeqCst);
+        let free = self.quotas.reserved.saturating_sub(used);
+        self.limit().saturating_sub(free.into())
+    }
+
     /// Whether an inbound connection would be refused anyway.
     pub(crate) fn full(&self) -> bool {
-        admitted(self.used.load(Ordering::SeqCst)) >= self.limit()
+        admitted(self.used.load(Ordering::SeqCst)) >= self.limit_for(false)
     }
 
     /// Whether one would be refused because of its direction.
@@ -103,27 +126,28 @@ impl SharedCounts {
     pub(crate) fn is_unused(&self) -> bool {
         let ways = [&self.inbound, &self.outbound];
         self.used.load(Ordering::SeqCst) == 0
+            && self.reserved.load(Ordering::SeqCst) == 0
             && ways.iter().all(|way| way.load(Ordering::SeqCst) == 0)
             && self.sources.is_unused()
     }
 
     /// Whether a dial would find room.
-    pub(crate) fn has_room(&self) -> bool {
-        self.dial_fits(self.used.load(Ordering::SeqCst))
+    pub(crate) fn has_room(&self, reserved: bool) -> bool {
+        self.dial_fits(self.used.load(Ordering::SeqCst), reserved)
     }
 
     /// Admitted and dialled together stay within the limit, and those of them that go out within
     /// theirs. A peer that is being admitted counts as dialled, or as outbound, or for a moment
     /// as both, since `outbound` is read later.
-    fn dial_fits(&self, used: u64) -> bool {
+    fn dial_fits(&self, used: u64, reserved: bool) -> bool {
         let outbound = u64::from(self.outbound.load(Ordering::SeqCst));
-        admitted(used) + dialling(used) < self.limit()
+        admitted(used) + dialling(used) < self.limit_for(reserved)
             && outbound + dialling(used) < quota(self.quotas.outbound)
     }
 
     /// Takes room for a dial.
-    pub(crate) fn reserve_dial(&self) -> bool {
-        self.take(1, |used| self.dial_fits(used))
+    pub(crate) fn reserve_dial(&self, reserved: bool) -> bool {
+        self.take(1, |used| self.dial_fits(used, reserved))
     }
 
     pub(crate) fn release_dial(&self) {
@@ -132,7 +156,11 @@ impl SharedCounts {
     }
 
     /// Takes room for an admitted peer, or says which limit is reached.
-    pub(crate) fn admit(&self, initiator: bool) -> Result<(), CloseReason> {
+    pub(crate) fn admit(&self, place: Place) -> Result<(), CloseReason> {
+        let Place {
+            initiator,
+            reserved,
+        } = place;
         if initiator {
             // Its dial found room.
             self.outbound.fetch_add(1, Ordering::SeqCst);
@@ -142,15 +170,19 @@ impl SharedCounts {
                 .fetch_update(Ordering::SeqCst, Ordering::SeqCst, more)
                 .map_err(|_| CloseReason::TooManyInbound)?;
         }
-        if self.take(ADMITTED_ONE, |used| admitted(used) < self.limit()) {
+        let fits = |used| admitted(used) < self.limit_for(reserved);
+        if self.take(ADMITTED_ONE, fits) {
+            self.reserved.fetch_add(reserved.into(), Ordering::SeqCst);
             return Ok(());
         }
         self.way(initiator).fetch_sub(1, Ordering::SeqCst);
         Err(CloseReason::TooManyConnections)
     }
 
-    pub(crate) fn release_admitted(&self, initiator: bool) {
-        let before = self.way(initiator).fetch_sub(1, Ordering::SeqCst);
+    pub(crate) fn release_admitted(&self, place: Place) {
+        self.reserved
+            .fetch_sub(place.reserved.into(), Ordering::SeqCst);
+        let before = self.way(place.initiator).fetch_sub(1, Ordering::SeqCst);
         debug_assert!(before > 0, "a direction was released twice");
         let before = self.used.fetch_sub(ADMITTED_ONE, Ordering::SeqCst);
         debug_assert!(admitted(before) > 0, "a peer was released twice");
@@ -158,9 +190,13 @@ impl SharedCounts {
 
     /// A connection took the place of another one to the same peer, whatever the limits of their
     /// directions: which of the two stays is not for one side to say.
-    pub(crate) fn replace_admitted(&self, was_initiator: bool, is_initiator: bool) {
-        self.way(is_initiator).fetch_add(1, Ordering::SeqCst);
-        self.way(was_initiator).fetch_sub(1, Ordering::SeqCst);
+    pub(crate) fn replace_admitted(&self, was: Place, is: Place) {
+        self.way(is.initiator).fetch_add(1, Ordering::SeqCst);
+        self.way(was.initiator).fetch_sub(1, Ordering::SeqCst);
+        self.reserved
+            .fetch_add(is.reserved.into(), Ordering::SeqCst);
+        self.reserved
+            .fetch_sub(was.reserved.into(), Ordering::SeqCst);
     }
 
     fn way(&self, initiator: bool) -> &AtomicU32 {
@@ -213,20 +249,29 @@ impl SharedCounts {
 mod tests {
     use super::*;
 
+    fn way(initiator: bool) -> Place {
+        Place {
+            initiator,
+            reserved: false,
+        }
+    }
+
     #[test]
     fn dials_leave_room_for_what_is_admitted_but_admission_counts_peers_alone() {
         let counts = SharedCounts::limited(1, 2);
-        assert!(counts.reserve_dial() && counts.reserve_dial());
-        assert!(!counts.reserve_dial());
-        assert!(counts.admit(true).is_ok() && counts.admit(false).is_ok());
+        assert!(counts.reserve_dial(false) && counts.reserve_dial(false));
+        assert!(!counts.reserve_dial(false));
+        assert!(counts.admit(way(true)).is_ok() && counts.admit(way(false)).is_ok());
         let full = Err(CloseReason::TooManyConnections);
-        assert!(counts.admit(false) == full && counts.admit(true) == full && counts.full());
+        assert!(
+            counts.admit(way(false)) == full && counts.admit(way(true)) == full && counts.full()
+        );
         counts.release_dial();
         counts.release_dial();
-        counts.release_admitted(true);
-        assert!(counts.reserve_dial() && !counts.reserve_dial());
+        counts.release_admitted(way(true));
+        assert!(counts.reserve_dial(false) && !counts.reserve_dial(false));
         counts.release_dial();
-        counts.release_admitted(false);
+        counts.release_admitted(way(false));
         assert!(counts.is_unused());
     }
 
@@ -238,21 +283,59 @@ mod tests {
             ..Quotas::default()
         };
         let counts = SharedCounts::new(1, quotas, 1);
-        assert!(counts.reserve_dial() && counts.reserve_dial() && !counts.reserve_dial());
-        assert_eq!(counts.admit(true), Ok(()));
+        assert!(
+            counts.reserve_dial(false) && counts.reserve_dial(false) && !counts.reserve_dial(false)
+        );
+        assert_eq!(counts.admit(way(true)), Ok(()));
         counts.release_dial();
-        assert!(!counts.reserve_dial(), "admitted is as good as dialled");
+        assert!(
+            !counts.reserve_dial(false),
+            "admitted is as good as dialled"
+        );
         assert!(!counts.inbound_full());
-        assert_eq!(counts.admit(false), Ok(()));
+        assert_eq!(counts.admit(way(false)), Ok(()));
         assert!(counts.inbound_full() && !counts.full());
-        assert_eq!(counts.admit(false), Err(CloseReason::TooManyInbound));
+        assert_eq!(counts.admit(way(false)), Err(CloseReason::TooManyInbound));
         // An outbound connection in the place of the inbound one.
-        counts.replace_admitted(false, true);
+        counts.replace_admitted(way(false), way(true));
         assert!(!counts.inbound_full());
-        counts.release_admitted(true);
-        assert!(!counts.reserve_dial());
-        counts.release_admitted(true);
-        assert!(counts.reserve_dial());
+        counts.release_admitted(way(true));
+        assert!(!counts.reserve_dial(false));
+        counts.release_admitted(way(true));
+        assert!(counts.reserve_dial(false));
+    }
+
+    #[test]
+    fn reserved_places_are_for_those_they_are_reserved_for() {
+        let quotas = Quotas {
+            connections: 3,
+            reserved: 1,
+            ..Quotas::default()
+        };
+        let counts = SharedCounts::new(1, quotas, 1);
+        let reserved = Place {
+            initiator: true,
+            reserved: true,
+        };
+        let over = Err(CloseReason::TooManyConnections);
+        assert!(counts.admit(way(false)).is_ok() && counts.admit(way(false)).is_ok());
+        assert!(counts.full() && !counts.reserve_dial(false));
+        assert_eq!(counts.admit(way(true)), over);
+        assert!(counts.reserve_dial(true) && counts.admit(reserved).is_ok());
+        counts.release_dial();
+        assert_eq!(
+            counts.admit(reserved),
+            over,
+            "there are no more places than that"
+        );
+        // With its place taken, the others may have all the rest, and no more.
+        counts.release_admitted(way(false));
+        assert!(!counts.full() && counts.admit(way(false)).is_ok() && counts.full());
+        counts.release_admitted(reserved);
+        assert!(counts.full(), "it is free for those it is for");
+        counts.release_admitted(way(false));
+        counts.release_admitted(way(false));
+        assert!(counts.is_unused());
     }
 
     #[test]

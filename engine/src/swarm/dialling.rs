@@ -36,7 +36,8 @@ impl Swarm {
                 self.candidates.forget(id);
                 continue;
             }
-            if !self.counts.has_room() || deferred == DEFERRED_MAX {
+            let reserved = self.candidates.is_reserved(id);
+            if !self.counts.has_room(reserved) || deferred == DEFERRED_MAX {
                 break;
             }
             if !self.passes_firewall(&Approach::Outbound { addr }) {
@@ -45,13 +46,20 @@ impl Swarm {
                 }
                 continue;
             }
-            if self.counts.take_source(addr.ip()).is_err() {
+            if !self.take_place(id) {
                 deferred += 1;
                 self.defer(now, id);
                 continue;
             }
-            if !self.counts.reserve_dial() {
+            if self.counts.take_source(addr.ip()).is_err() {
+                self.places.release(id);
+                deferred += 1;
+                self.defer(now, id);
+                continue;
+            }
+            if !self.counts.reserve_dial(reserved) {
                 self.counts.release_source(addr.ip());
+                self.places.release(id);
                 break;
             }
             self.start_dial(now, id);
@@ -59,7 +67,8 @@ impl Swarm {
         self.show_queued();
     }
 
-    /// Too many connections with the candidate's address or network: others go first.
+    /// Too many connections with the candidate's address or network, or for its channels: others go
+    /// first.
     fn defer(&mut self, now: Instant, id: CandidateId) {
         self.counters.dials_deferred += 1;
         let retries = self.candidates.get(id).map_or(0, |c| c.retries);
@@ -167,7 +176,8 @@ impl Swarm {
         let mut record = Conn::new(transport, candidate.addr);
         record.candidate = Some(id);
         record.initiator = true;
-        record.channel = self.candidates.channel(id);
+        let channel = self.places.channel(id);
+        record.channel = channel.or_else(|| self.candidates.channel(id));
         let info = record.info(conn);
         self.candidates.set_state(id, State::Connection(conn));
         // The room taken for the dial is given back when the peer is admitted or the
@@ -208,6 +218,7 @@ impl Swarm {
     /// Gives back what a dial in progress holds, and reports its end.
     fn end_dial(&mut self, id: CandidateId, timed_out: bool) {
         self.racing.remove(&id);
+        self.places.release(id);
         self.counts.release_dial();
         if let Some(candidate) = self.candidates.get(id) {
             self.counts.release_source(candidate.addr.ip());
@@ -288,7 +299,7 @@ impl Swarm {
     /// under way as it may.
     pub(super) fn refill(&mut self, now: Instant, hops: u16) {
         self.kick(now);
-        if hops == 0 || !self.counts.has_room() {
+        if hops == 0 || !self.counts.has_room(true) {
             return;
         }
         if let Some(shard) = self.counts.next_waiting_but(self.config.shard) {

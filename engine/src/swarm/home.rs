@@ -74,7 +74,7 @@ impl Home {
     pub(super) fn claim(&mut self, peer: PeerId, new: Contender, out: &mut Verdicts) {
         match self.find(&peer) {
             Some(key) => self.contend(key, new, out),
-            None => match self.counts.admit(new.initiator) {
+            None => match self.counts.admit(new.place()) {
                 Ok(()) => {
                     self.insert(peer, new);
                     out.push((new.conn.shard, PeerMessage::Granted { conn: new.conn }));
@@ -152,13 +152,13 @@ impl Home {
         if let Some(next) = held.more.as_mut().and_then(|more| more.next.take()) {
             let was = std::mem::replace(&mut held.holder, next);
             held.yielding = false;
-            self.counts.replace_admitted(was.initiator, next.initiator);
+            self.counts.replace_admitted(was.place(), next.place());
             out.push((next.conn.shard, PeerMessage::Granted { conn: next.conn }));
             return was.initiator && !next.initiator;
         }
-        let initiator = held.holder.initiator;
+        let place = held.holder.place();
         self.remove(key, out);
-        self.counts.release_admitted(initiator);
+        self.counts.release_admitted(place);
         true
     }
 
@@ -230,6 +230,7 @@ mod tests {
             },
             initiator,
             transport,
+            reserved: false,
         }
     }
 

@@ -87,6 +87,7 @@ impl Swarm {
             return;
         };
         if let (Some(id), Some(peer)) = (record.candidate.take(), record.peer.clone()) {
+            self.places.release(id);
             let hash = self.candidates.link(id, &peer);
             self.known.peers.insert(hash, peer);
         }
@@ -196,9 +197,11 @@ impl Swarm {
         channel: &ChannelKey,
         last: Option<CandidateId>,
     ) -> Option<CandidateId> {
-        let room = !self.suspended && self.counts.has_room();
         let unsettled = |id: &CandidateId| match self.candidates.get(*id).map(|c| c.state) {
-            Some(State::Queued) => room,
+            Some(State::Queued) => {
+                let reserved = self.candidates.is_reserved(*id);
+                !self.suspended && self.counts.has_room(reserved)
+            }
             Some(State::Dialling) => true,
             Some(State::Connection(conn)) => !self.is_admitted(conn),
             _ => false,

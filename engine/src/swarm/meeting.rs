@@ -176,6 +176,7 @@ impl Swarm {
             conn,
             initiator: record.initiator,
             transport: record.transport,
+            reserved: candidate.is_some_and(|id| self.candidates.is_reserved(id)),
         };
         self.counters.claims_sent += 1;
         let home = self.homes.of_peer(&peer);
@@ -303,6 +304,7 @@ impl Swarm {
             }
         }
         if let Some(id) = record.candidate {
+            self.places.release(id);
             match (record.stage, reason) {
                 (_, CloseReason::Banned) => {
                     self.candidates.forget(id);

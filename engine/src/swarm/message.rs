@@ -1,5 +1,6 @@
 //! What the swarms of different shards say to each other, and which shard to say it to.
 
+use super::counts::Place;
 use crate::names::{ChannelKey, ConnId, PeerId};
 use flock_transport::{CloseReason, Transport};
 use std::hash::Hash;
@@ -45,6 +46,18 @@ pub(crate) struct Contender {
     pub(crate) conn: ConnId,
     pub(crate) initiator: bool,
     pub(crate) transport: Transport,
+    /// Whether its candidate has a reserved place.
+    pub(crate) reserved: bool,
+}
+
+impl Contender {
+    /// What it counts as once it is admitted.
+    pub(super) fn place(self) -> Place {
+        Place {
+            initiator: self.initiator,
+            reserved: self.reserved,
+        }
+    }
 }
 
 /// A message between swarms. Those of one sender arrive in order.

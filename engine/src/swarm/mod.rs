@@ -15,6 +15,7 @@ mod known;
 mod meeting;
 mod message;
 mod nets;
+mod places;
 mod racing;
 
 #[cfg(test)]
@@ -28,6 +29,7 @@ pub use counters::SwarmCounters;
 pub(crate) use counts::SharedCounts;
 pub use known::ChannelStatus;
 pub(crate) use message::{Homes, PeerMessage};
+pub(crate) use places::ChannelQuota;
 
 use crate::event::{BanReason, ConnectionInfo, Event, Peer, RejectReason};
 use crate::names::{ChannelKey, ConnId, PeerId};
@@ -41,6 +43,7 @@ use home::{Home, Verdicts};
 use ipnet::IpNet;
 use known::Known;
 use nets::Nets;
+use places::Places;
 use racing::Race;
 use rand::{SeedableRng, rngs::SmallRng};
 use std::collections::VecDeque;
@@ -134,6 +137,7 @@ pub(crate) struct Swarm {
     candidates: Candidates,
     conns: Conns,
     known: Known,
+    places: Places,
     joined: HashMap<ChannelKey, bool, ahash::RandomState>,
     /// What is being dialled.
     racing: HashMap<CandidateId, Race, ahash::RandomState>,
@@ -170,6 +174,7 @@ impl Swarm {
             candidates: Candidates::new(config.candidates, hasher(3)),
             conns: Conns::new(),
             known: Known::new(hasher(8)),
+            places: Places::new(hasher(9)),
             joined: HashMap::with_hasher(hasher(4)),
             racing: HashMap::with_hasher(hasher(6)),
             counters: SwarmCounters::default(),
@@ -238,6 +243,23 @@ impl Swarm {
             }
         }
         self.made_room(now);
+    }
+
+    /// As [`add_peer`](Self::add_peer), for one that has a reserved place.
+    pub(crate) fn add_reserved_peer(
+        &mut self,
+        now: Instant,
+        channel: ChannelKey,
+        addr: SocketAddr,
+    ) {
+        // Were it dialled first, it would be without its place.
+        let suspended = std::mem::replace(&mut self.suspended, true);
+        self.add_peer(now, channel, addr);
+        self.suspended = suspended;
+        if let Some(id) = self.candidates.by_addr(addr) {
+            self.candidates.reserve(id);
+        }
+        self.kick(now);
     }
 
     /// A peer was found. Called on the home shard of `addr`.

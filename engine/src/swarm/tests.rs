@@ -88,6 +88,7 @@ impl World {
     fn new(seed: u64, shards: u16, limit: u32) -> Self {
         let quotas = Quotas {
             connections: limit,
+            reserved: 0,
             inbound: u32::from(seed % 5 == 1),
             outbound: 2 * u32::from(seed % 5 == 2),
             per_ip: u32::from(seed % 7 == 1),
@@ -487,7 +488,7 @@ impl World {
         }
         while self.deliver_one() {}
         self.check_directions();
-        let room = self.counts.reserve_dial();
+        let room = self.counts.reserve_dial(false);
         if room {
             self.counts.release_dial();
             for swarm in &self.swarms {

@@ -16,6 +16,8 @@ pub(crate) use rate::AcceptRate;
 pub(crate) struct Quotas {
     /// Admitted peers in both directions together.
     pub(crate) connections: u32,
+    /// Those of them that are kept for candidates with a reserved place.
+    pub(crate) reserved: u32,
     /// Admitted peers that dialled us.
     pub(crate) inbound: u32,
     /// Admitted peers that we dialled, and dials.
