@@ -18,6 +18,8 @@ mod manners;
 mod mesh;
 mod node;
 #[cfg(test)]
+mod protocol;
+#[cfg(test)]
 mod reannounce;
 #[cfg(test)]
 mod restart;

@@ -42,6 +42,11 @@ fn after_node_restarts_at_its_port_we_reconnect_over_tcp() {
     node_restarts(false);
 }
 
+#[test]
+fn after_node_restarts_at_its_port_we_reconnect_over_utp() {
+    node_restarts(true);
+}
+
 /// Node dialled us; we end and come back, and it finds us by its retries.
 #[test]
 fn after_we_restart_at_our_port_node_reconnects() {

@@ -5,6 +5,7 @@
 const net = require('net')
 const readline = require('readline')
 const discoverySwarm = require('discovery-swarm')
+const Framed = require('./framed')
 
 const swarms = new Map()
 const connections = new Map()
@@ -16,17 +17,18 @@ function emit (event, fields) {
 }
 
 const commands = {
-  // start {swarm, id?, port?, maxConnections?, whitelist?, echo?, quiet?, tcp?, utp?}: a swarm that
-  // listens, on a free port unless said, over TCP alone unless said; a quiet one tells nothing of
-  // its connections
-  start ({ swarm, id, port = 0, maxConnections, whitelist, echo, quiet, tcp = true, utp = false }) {
+  // start {swarm, id?, port?, maxConnections?, whitelist?, echo?, quiet?, framed?, tcp?, utp?}: a
+  // swarm that listens, on a free port unless said, over TCP alone unless said; a quiet one tells
+  // nothing of its connections; a framed one has the protocol of framed.js
+  start ({ swarm, id, port = 0, maxConnections, whitelist, echo, quiet, framed, tcp = true, utp = false }) {
     const sw = discoverySwarm({
       discovery: false,
       tcp,
       utp,
       id: id ? Buffer.from(id, 'hex') : undefined,
       maxConnections,
-      whitelist
+      whitelist,
+      stream: framed ? () => new Framed(sw.id) : undefined
     })
     swarms.set(swarm, sw)
     sw.dials = 0
@@ -34,7 +36,7 @@ const commands = {
     sw.on('connecting', () => sw.dials++)
     sw.on('connection', () => sw.met++)
     if (quiet) sw.on('connection', (stream) => stream.on('error', () => {}).resume())
-    else sw.on('connection', (stream, info) => onconnection(swarm, stream, info, echo))
+    else sw.on('connection', (stream, info) => onconnection(swarm, stream.app || stream, info, echo))
     sw.on('redundant-connection', (stream, info) => emit('redundant-connection', { swarm, initiator: info.initiator }))
     sw.on('peer-banned', (peer, why) => emit('peer-banned', { swarm, reason: (why || peer).reason }))
     sw.on('connect-failed', (peer) => emit('connect-failed', { swarm, port: peer.port }))
@@ -77,12 +79,12 @@ const commands = {
   // greet {swarm}: say our id on every connection; heard {swarm}: who is connected, and what each said
   greet ({ swarm }) {
     const sw = swarms.get(swarm)
-    for (const connection of sw.connections) connection.write(sw.id)
+    for (const connection of sw.connections) (connection.app || connection).write(sw.id)
   },
   heard ({ swarm }) {
     const heard = {}
     for (const connection of swarms.get(swarm).connections) {
-      const { info, received } = streams.get(connection)
+      const { info, received } = streams.get(connection.app || connection)
       heard[info.id.toString('hex')] = { received, initiator: info.initiator, type: info.type }
     }
     emit('heard', { swarm, heard })
