@@ -51,9 +51,9 @@ pub struct ConnectionReport {
     /// The channels it is known for: those its address was found for, and those of other addresses
     /// that turned out to lead to the same peer. None for a peer that dialled us and was not found.
     pub channels: Vec<ChannelKey>,
-    /// Bytes received, handshake included.
+    /// Bytes received from the network, handshake included.
     pub bytes_in: u64,
-    /// Bytes sent, handshake included.
+    /// Bytes sent to the network, handshake included.
     pub bytes_out: u64,
     /// Bytes that wait to be sent, or for their acknowledgement.
     pub queued: u64,
@@ -160,9 +160,9 @@ pub enum Event {
         info: ConnectionInfo,
         /// Why.
         reason: CloseReason,
-        /// Bytes received, handshake included.
+        /// Bytes received from the network, handshake included.
         bytes_in: u64,
-        /// Bytes sent, handshake included.
+        /// Bytes sent to the network, handshake included.
         bytes_out: u64,
     },
     /// One of several connections to the same peer is about to be closed: this one.

@@ -44,7 +44,7 @@ impl Wake for Unpark {
 }
 
 /// Runs a future on this thread.
-fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     let mut future = pin!(future);
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
@@ -59,7 +59,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// Two engines, the first of which dialled the second, and their ends.
-fn meet(dialler: Builder, acceptor: Builder) -> [(Flock, Connection); 2] {
+pub(crate) fn meet(dialler: Builder, acceptor: Builder) -> [(Flock, Connection); 2] {
     let (a, b) = (dialler.start().unwrap(), acceptor.start().unwrap());
     let addr = local(b.listen(0).unwrap());
     a.join("c", JoinOptions { announce: false }).unwrap();
@@ -69,7 +69,7 @@ fn meet(dialler: Builder, acceptor: Builder) -> [(Flock, Connection); 2] {
     [(a, here), (b, there)]
 }
 
-fn read_to_end(connection: &Connection) -> Result<Vec<u8>, RecvError> {
+pub(crate) fn read_to_end(connection: &Connection) -> Result<Vec<u8>, RecvError> {
     let mut all = Vec::new();
     while let Some(piece) = connection.recv_timeout(PATIENCE)? {
         all.extend_from_slice(&piece);

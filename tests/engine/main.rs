@@ -12,6 +12,8 @@ mod channels;
 #[cfg(test)]
 mod connections;
 #[cfg(test)]
+mod connector;
+#[cfg(test)]
 mod deploys;
 #[cfg(test)]
 mod failures;

@@ -8,7 +8,7 @@ use crate::bandwidth::{Bandwidth, MinRate};
 use crate::event::ConnectionInfo;
 use crate::io::{Backend, Driver, DriverConfig, Unavailable};
 use crate::names::PeerId;
-use crate::session::{Factory, Protocol};
+use crate::session::{Connector, Connectors, Factory, Protocol};
 use crate::shard::Shard;
 use crate::swarm::{Approach, Firewall, Quotas};
 use flock_tcp::{ListenOptions, SendLimits, StreamOptions};
@@ -103,6 +103,7 @@ pub struct Builder {
     pub(crate) denylist: Vec<IpNet>,
     pub(crate) firewall: Option<Firewall>,
     pub(crate) protocol: Option<Factory>,
+    pub(crate) connectors: Option<Connectors>,
     pub(crate) connect_timeout: Duration,
     pub(crate) tcp: bool,
     pub(crate) utp: bool,
@@ -150,6 +151,7 @@ impl Default for Builder {
             denylist: Vec::new(),
             firewall: None,
             protocol: None,
+            connectors: None,
             connect_timeout: Duration::from_secs(3),
             tcp: true,
             utp: true,
@@ -315,6 +317,22 @@ impl Builder {
         make: impl Fn(&ConnectionInfo) -> P + Send + Sync + 'static,
     ) -> Self {
         self.protocol = Some(Factory::new(move |info| Box::new(make(info))));
+        self
+    }
+
+    /// Puts something of the embedder's between the network and everything else of each connection,
+    /// handshake and files included: `make` is asked for it when the connection is up. It is called on
+    /// the shards and must not block.
+    ///
+    /// Counts of bytes are the network's. So are `send_limits`, but for how much may be queued at all,
+    /// which is decided before: a connector is never given the same bytes twice. Bandwidth is what
+    /// passes on one side of the connector or the other, whichever is more.
+    #[must_use]
+    pub fn connector<C: Connector + 'static>(
+        mut self,
+        make: impl Fn(&ConnectionInfo) -> C + Send + Sync + 'static,
+    ) -> Self {
+        self.connectors = Some(Connectors::new(move |info| Box::new(make(info))));
         self
     }
 

@@ -9,10 +9,13 @@ use bytes::{BufMut, Bytes, BytesMut};
 use flock_transport::HandshakeError;
 use smallvec::SmallVec;
 
+mod connector;
 mod protocol;
 #[cfg(test)]
 mod tests;
 
+pub use connector::{Connector, ConnectorError, ToLocal, ToPeer};
+pub(crate) use connector::{Connectors, Failed, Joint, Output};
 pub use protocol::Protocol;
 pub(crate) use protocol::{Factory, Session};
 

@@ -395,8 +395,10 @@ impl Links {
 
     /// Hands a piece to the transport. None: it takes no more for now.
     fn release_piece(&mut self, key: Key, piece: Bytes) -> Option<u64> {
-        let len = piece.len() as u64;
+        let (len, before) = (piece.len(), self.queued_wire(key));
         let result = self.send_raw(key, piece);
+        // A connector may have made more of it.
+        let len = len.max(self.queued_wire(key).saturating_sub(before)) as u64;
         let shaping = self.shaping(key)?;
         match result {
             Ok(Queued::Ok) => Some(len),

@@ -26,7 +26,7 @@ flock_transport::counters! {
         endings_reset,
         /// Dials that found no room in the connection or socket table.
         dials_refused,
-        /// Handler calls that panicked.
+        /// Calls of handlers, protocols and connectors that panicked.
         handler_panics,
         /// Listeners that broke.
         accept_failures,
@@ -54,6 +54,10 @@ flock_transport::counters! {
         sends_overflowed,
         /// Files that were shorter than was said, or could not be read; their connections were reset.
         files_failed,
+        /// Connections reset because the connector could make nothing of what the peer sent.
+        connectors_refused,
+        /// Connections reset because the connector put out more than one call may.
+        connectors_overflowed,
         /// Requests for connections that had gone.
         stale_commands,
         /// Requests of the API that the mailbox had no room for.
@@ -82,6 +86,8 @@ impl ShardCounters {
             CloseReason::PeerClosed => self.peer_ends += 1,
             CloseReason::PeerReset => self.peer_resets += 1,
             CloseReason::Redundant => self.redundant += 1,
+            CloseReason::ConnectorRefused => self.connectors_refused += 1,
+            CloseReason::ConnectorOverflow => self.connectors_overflowed += 1,
             _ => {}
         }
     }

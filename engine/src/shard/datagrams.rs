@@ -28,6 +28,18 @@ pub(super) enum Incoming {
     Lent(LoanId, Range<usize>),
     /// In memory of their own.
     Held(Bytes),
+    /// What a connector made of some.
+    Made(Vec<u8>),
+}
+
+impl Incoming {
+    pub(super) fn bytes<'a>(&'a self, driver: &'a impl Driver) -> &'a [u8] {
+        match self {
+            Self::Lent(loan, range) => &driver.bytes(*loan)[range.clone()],
+            Self::Held(bytes) => bytes,
+            Self::Made(bytes) => bytes,
+        }
+    }
 }
 
 /// The datagrams that events of an endpoint refer to.
@@ -152,10 +164,8 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let it = self.links.utp.side(side);
         let (shards, group) = (it.shards, it.group);
         let bytes = match reset {
-            Incoming::Lent(loan, range) => {
-                Bytes::copy_from_slice(&self.driver.bytes(*loan)[range.clone()])
-            }
             Incoming::Held(bytes) => bytes.clone(),
+            other => Bytes::copy_from_slice(other.bytes(&self.driver)),
         };
         for owner in flock_utp::reset_owners(&bytes, shards) {
             let forwarded = Mail::Datagram(Forwarded {

@@ -207,6 +207,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     }
 
     pub(super) fn peer_ended(&mut self, key: Key) {
+        if !self.links.joints.is_unused() {
+            self.deliver_last(key);
+        }
         match self.links.table.get(key).map(|link| &link.phase) {
             Some(Phase::Handshaking(handshake)) => {
                 let reason = if handshake.has_begun() {
@@ -223,16 +226,25 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     }
 
     pub(super) fn on_data(&mut self, now: Instant, key: Key, incoming: &Incoming) {
-        let data = match incoming {
-            Incoming::Lent(loan, range) => &self.driver.bytes(*loan)[range.clone()],
-            Incoming::Held(bytes) => bytes,
-        };
+        let len = incoming.bytes(&self.driver).len();
         let Some(link) = self.links.table.get_mut(key) else {
             return;
         };
-        if !link.stream.on_data(data.len()) {
+        if !link.stream.on_data(len) {
             return;
         }
+        match self.links.joints.is_unused() {
+            true => self.deliver(now, key, incoming),
+            false => self.deliver_joined(now, key, incoming),
+        }
+    }
+
+    /// Hands bytes of the peer to whom they are for: its handshake or the application.
+    pub(super) fn deliver(&mut self, now: Instant, key: Key, incoming: &Incoming) {
+        let data = incoming.bytes(&self.driver);
+        let Some(link) = self.links.table.get_mut(key) else {
+            return;
+        };
         match &mut link.phase {
             Phase::Open => {
                 let (handler, users) = (&mut self.handler, &mut self.users);

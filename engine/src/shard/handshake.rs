@@ -22,6 +22,13 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     }
 
     fn greet(&mut self, key: Key) {
+        let info = || self.swarm.info(self.links.conn_id(key));
+        if let Some(connectors) = self.links.joints.connectors() {
+            let joint = info().and_then(|info| connectors.make(&info));
+            if !self.links.attach(key, joint) {
+                return;
+            }
+        }
         let greeting = match &self.protocol {
             None => self.frame.clone(),
             Some(factory) => {
@@ -39,7 +46,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         };
         // An empty queue takes one frame whatever its limits are.
         let sent = greeting.is_empty() || self.links.send_raw(key, greeting).is_ok();
-        debug_assert!(sent, "the handshake fits an empty queue");
+        if !sent {
+            // Only a connector may have filled it before.
+            debug_assert!(!self.links.joints.is_unused(), "it fits an empty queue");
+            self.links.abort(key, CloseReason::SendQueueFull);
+        }
     }
 
     /// Until now another transport could have been preferred, and a uTP connection was silent.

@@ -2,6 +2,7 @@
 //! those with operations to hand to the driver.
 
 use super::bandwidth::{Limits, Shaping};
+use super::joints::Joints;
 use super::stream::Stream;
 use super::utp::Utp;
 use crate::io::{SocketId, Token};
@@ -69,6 +70,7 @@ pub(crate) struct Links {
     pub(crate) send_limits: SendLimits,
     pub(crate) linger: Duration,
     pub(crate) limits: Limits,
+    pub(super) joints: Joints,
     /// Times that the application held a peer back.
     pub(crate) held_back: u64,
     /// Links that were reported as closed and are still here.
@@ -84,6 +86,7 @@ impl Links {
         linger: Duration,
         utp: Utp,
         limits: Limits,
+        joints: Joints,
     ) -> Self {
         Self {
             table: Table::new(limit),
@@ -94,6 +97,7 @@ impl Links {
             send_limits,
             linger,
             limits,
+            joints,
             held_back: 0,
             ending: 0,
             dirty: Vec::new(),
@@ -103,7 +107,7 @@ impl Links {
     /// A TCP stream on `socket`.
     pub(crate) fn tcp(&self, socket: SocketId) -> Stream {
         Stream::Tcp {
-            machine: Connection::new(self.send_limits),
+            machine: Connection::new(self.joints.below(self.send_limits)),
             socket,
         }
     }
@@ -184,6 +188,7 @@ impl Links {
     /// Takes the link out of use; its timers with it.
     pub(crate) fn remove(&mut self, key: Key) -> Option<Link> {
         let link = self.table.remove(key)?;
+        self.joints.detach(key);
         self.ending -= u32::from(matches!(link.phase, Phase::Ending));
         for timer in [link.stage_timer, link.user_timer].into_iter().flatten() {
             self.wheel.cancel(timer);

@@ -12,6 +12,7 @@ mod dispatch;
 mod files;
 mod handshake;
 mod idle;
+mod joints;
 mod link;
 pub(crate) mod mailbox;
 mod obey;
@@ -391,6 +392,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.counters.driver = self.driver.counters();
         self.counters.peers_held_back = self.links.held_back;
         self.counters.files_failed = self.links.limits.files_failed();
+        self.counters.handler_panics += self.links.joints.take_panics();
         self.counters.timers_refused = self.links.wheel.refused();
         self.board
             .publish(usize::from(self.links.shard), stats, &self.counters);

@@ -4,6 +4,7 @@ use super::Shard;
 use super::bandwidth::Limits;
 use super::board::{Board, ShardCounters};
 use super::command::Mail;
+use super::joints::Joints;
 use super::link::Links;
 use super::mailbox::{Mailbox, Sender};
 use super::utp::Utp;
@@ -78,26 +79,10 @@ impl<M: Send + 'static> ShardSetup<M> {
             options,
             seed,
         } = self;
-        let utp = utp_config(&options);
+        let joints = Joints::new(options.connectors.clone());
+        let utp = utp_config(&options, &joints);
         let watch = super::idle::Watch::new(&options);
-        let config = SwarmConfig {
-            shard,
-            shards: u16::try_from(wiring.senders.len()).expect("checked with the options"),
-            id: wiring.id.clone(),
-            hash_seed: wiring.hash_seed,
-            half_open: options.half_open,
-            half_open_grace: options.handshake_timeout / HALF_OPEN_GRACE,
-            candidates: options.candidates,
-            whitelist: options.whitelist,
-            denylist: options.denylist,
-            firewall: options.firewall,
-            retry_tail: options.retry_tail,
-            tcp: options.tcp.then_some(options.connect_timeout),
-            utp: options.utp.then_some(options.utp_connect_timeout),
-            retry: options.retry,
-            keep_existing: options.keep_existing,
-            dials: options.dials,
-        };
+        let config = swarm_config(shard, &wiring, &options);
         let hasher = ahash::RandomState::with_seeds(seed, seed.rotate_left(32), !seed, 0);
         Shard {
             driver,
@@ -109,6 +94,7 @@ impl<M: Send + 'static> ShardSetup<M> {
                 options.linger,
                 Utp::new(utp, seed ^ UTP_SEED),
                 Limits::new(wiring.rates, options.peer_bandwidth),
+                joints,
             ),
             users: Vec::new(),
             handler,
@@ -140,11 +126,32 @@ impl<M: Send + 'static> ShardSetup<M> {
     }
 }
 
+fn swarm_config<M>(shard: u16, wiring: &Wiring<M>, options: &Builder) -> SwarmConfig {
+    SwarmConfig {
+        shard,
+        shards: u16::try_from(wiring.senders.len()).expect("checked with the options"),
+        id: wiring.id.clone(),
+        hash_seed: wiring.hash_seed,
+        half_open: options.half_open,
+        half_open_grace: options.handshake_timeout / HALF_OPEN_GRACE,
+        candidates: options.candidates,
+        whitelist: options.whitelist.clone(),
+        denylist: options.denylist.clone(),
+        firewall: options.firewall.clone(),
+        retry_tail: options.retry_tail,
+        tcp: options.tcp.then_some(options.connect_timeout),
+        utp: options.utp.then_some(options.utp_connect_timeout),
+        retry: options.retry,
+        keep_existing: options.keep_existing,
+        dials: options.dials,
+    }
+}
+
 /// The endpoints' settings, below the limits of the engine.
-fn utp_config(options: &Builder) -> flock_utp::Config {
+fn utp_config(options: &Builder, joints: &Joints) -> flock_utp::Config {
     flock_utp::Config {
         connections_max: options.connections,
-        send: options.send_limits,
+        send: joints.below(options.send_limits),
         // The shard has deadlines of its own for both.
         linger: Duration::from_secs(24 * 3600),
         connect_timeout: options.utp_connect_timeout.saturating_mul(2),

@@ -100,6 +100,14 @@ impl Links {
 
     /// Queues `data`, whatever phase the link is in.
     pub(crate) fn send_raw(&mut self, key: Key, data: Bytes) -> Result<Queued, SendRefused> {
+        match self.joints.is_unused() {
+            true => self.send_wire(key, data),
+            false => self.send_joined(key, data),
+        }
+    }
+
+    /// The same, behind the connector.
+    pub(super) fn send_wire(&mut self, key: Key, data: Bytes) -> Result<Queued, SendRefused> {
         let queued = match self.table.get_mut(key).map(|link| &mut link.stream) {
             Some(Stream::Tcp { machine, .. }) => machine.send(data)?,
             Some(Stream::Utp(utp)) => self.utp.endpoint(utp.side).send(utp.key, data)?,
@@ -116,14 +124,19 @@ impl Links {
             return 0;
         };
         let backlog = link.shaping.as_ref().map_or(0, |shaping| shaping.backlog());
-        let with_transport = match &link.stream {
-            Stream::Tcp { machine, .. } => machine.queued(),
-            Stream::Utp(utp) => {
+        backlog.saturating_add(self.queued_wire(key))
+    }
+
+    /// The same, behind backlog and connector.
+    pub(super) fn queued_wire(&self, key: Key) -> usize {
+        match self.table.get(key).map(|link| &link.stream) {
+            None => 0,
+            Some(Stream::Tcp { machine, .. }) => machine.queued(),
+            Some(Stream::Utp(utp)) => {
                 let queued = self.utp.queued(utp.side, utp.key);
                 usize::try_from(queued).unwrap_or(usize::MAX)
             }
-        };
-        backlog.saturating_add(with_transport)
+        }
     }
 
     /// Bytes received, and bytes sent that the kernel has taken, over uTP that the peer has.
@@ -147,6 +160,7 @@ impl Links {
 
     /// The same, when nothing waits in front of the transport.
     pub(super) fn end_transport(&mut self, key: Key) {
+        self.end_joint(key);
         match self.table.get_mut(key).map(|link| &mut link.stream) {
             Some(Stream::Tcp { machine, .. }) => machine.end(),
             Some(Stream::Utp(utp)) => self.utp.endpoint(utp.side).end(utp.key),
@@ -215,6 +229,7 @@ impl Links {
     /// Closes the transport: nothing waits in front of it.
     pub(super) fn close_transport(&mut self, key: Key) {
         let now = self.now;
+        self.end_joint(key);
         match self.table.get_mut(key).map(|link| &mut link.stream) {
             Some(Stream::Tcp { machine, .. }) => machine.close(),
             Some(Stream::Utp(utp)) => {
@@ -231,6 +246,7 @@ impl Links {
     pub(crate) fn abort(&mut self, key: Key, reason: CloseReason) {
         let now = self.now;
         self.drop_backlog(key);
+        self.joints.detach(key);
         let Some(link) = self.table.get_mut(key) else {
             return;
         };

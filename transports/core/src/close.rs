@@ -96,6 +96,10 @@ pub enum CloseReason {
     SendQueueFull,
     /// A file that was being sent is shorter than was said, or could not be read.
     FileFailed(Errno),
+    /// What the peer sent made no sense to the application's connector.
+    ConnectorRefused,
+    /// The application's connector put out more than one call may.
+    ConnectorOverflow,
     /// Another connection to the same peer was kept.
     Redundant,
     /// The remote peer has our own id.
@@ -140,7 +144,8 @@ impl CloseReason {
             | Self::HandlerPanicked
             | Self::SendQueueFull
             | Self::FileFailed(_) => Blame::Application,
-            Self::Redundant
+            Self::ConnectorOverflow
+            | Self::Redundant
             | Self::DetectedSelf
             | Self::Banned
             | Self::TooManyConnections
@@ -150,9 +155,11 @@ impl CloseReason {
             | Self::IdleTimeout
             | Self::TooSlow
             | Self::Evicted => Blame::Policy,
-            Self::HandshakeTimeout | Self::Handshake(_) | Self::PeerClosed | Self::PeerReset => {
-                Blame::Peer
-            }
+            Self::ConnectorRefused
+            | Self::HandshakeTimeout
+            | Self::Handshake(_)
+            | Self::PeerClosed
+            | Self::PeerReset => Blame::Peer,
             Self::ConnectTimeout | Self::Io(_) => Blame::Network,
         }
     }
@@ -166,6 +173,8 @@ impl CloseReason {
             Self::HandlerPanicked => "handler-panicked",
             Self::SendQueueFull => "send-queue-full",
             Self::FileFailed(_) => "file-failed",
+            Self::ConnectorRefused => "connector-refused",
+            Self::ConnectorOverflow => "connector-overflow",
             Self::Redundant => "redundant",
             Self::DetectedSelf => "detected-self",
             Self::Banned => "banned",
