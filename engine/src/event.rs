@@ -115,6 +115,8 @@ pub enum RefuseReason {
     TooManyFromSubnet,
     /// Connections come faster than `accept_rate`.
     AcceptRate,
+    /// More waits to be sent than `memory_watermark`.
+    Memory,
 }
 
 /// Something that happened. The names are the seed's; `PeerDropped` is its `drop`.
@@ -274,6 +276,7 @@ impl fmt::Display for RefuseReason {
             Self::TooManyFromIp => "too-many-from-ip",
             Self::TooManyFromSubnet => "too-many-from-subnet",
             Self::AcceptRate => "accept-rate",
+            Self::Memory => "memory",
         })
     }
 }

@@ -48,6 +48,11 @@ impl<T> Table<T> {
         self.len
     }
 
+    /// Slots in use or used once: [`at`](Self::at) knows those below this.
+    pub(crate) fn slots(&self) -> u32 {
+        self.slots.len()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }

@@ -1,6 +1,7 @@
 //! Who is let in: directions, places, rates and the firewall, between whole engines.
 
 use super::peers::{Ground, PATIENCE, engine, id, local, next_event, wait_for};
+use bytes::Bytes;
 use flock_engine::event::{RefuseReason, RejectReason};
 use flock_engine::{
     Approach, Builder, CloseReason, Event, Flock, FlockError, IdChoice, JoinOptions,
@@ -13,6 +14,7 @@ super::on_every_ground!(
     an_address_has_so_many_connections_on_all_shards,
     a_network_has_so_many_connections_on_all_shards,
     reserved_places_are_kept,
+    nobody_is_served_above_the_watermark,
     what_comes_too_fast_is_refused,
     a_denied_address_is_not_dialled_and_refused,
     a_firewall_judges_addresses,
@@ -188,4 +190,37 @@ fn reserved_places_are_kept(ground: Ground) {
     }
     let wrong = engine(ground).max_connections(1).reserved(2).start();
     assert!(matches!(wrong.err(), Some(FlockError::Option(_))));
+}
+
+fn nobody_is_served_above_the_watermark(ground: Ground) {
+    const WATERMARK: u64 = 1 << 20;
+    let flock = engine(ground).memory_watermark(WATERMARK).start().unwrap();
+    let addr = local(flock.listen(0).unwrap());
+    let mut events = flock.events().unwrap();
+    let first = dialler(ground, 1, addr);
+    let slow = first.accept_timeout(PATIENCE).unwrap();
+    let conn = flock.connections().unwrap()[0].conn;
+    // More than the system takes of a peer that does not read.
+    let blob = Bytes::from(vec![7; 16 << 20]);
+    flock.send_to(conn, blob.clone()).unwrap();
+    let second = dialler(ground, 2, addr);
+    let refused = next_event(&mut events, "connection-refused", |event| match event {
+        Event::ConnectionRefused { reason, .. } => Some(*reason),
+        _ => None,
+    });
+    assert_eq!(refused, RefuseReason::Memory);
+    let (near, there) = (engine(ground).start().unwrap(), "c");
+    let elsewhere = local(near.listen(0).unwrap());
+    flock.add_peer(there, elsewhere).unwrap();
+    wait_for("a candidate", || flock.stats().queued == 1);
+    assert_eq!((flock.stats().connected, flock.stats().connecting), (1, 0));
+    let mut got = 0;
+    while got < blob.len() {
+        got += slow.recv_timeout(PATIENCE).unwrap().unwrap().len();
+    }
+    wait_for("everybody", || flock.stats().connected == 3);
+    assert!(flock.counters().counters.swarm.inbound_over_memory > 0);
+    for flock in [flock, first, second, near] {
+        flock.shutdown(PATIENCE);
+    }
 }

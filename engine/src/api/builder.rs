@@ -99,6 +99,7 @@ pub struct Builder {
     pub(crate) max_per_ip: u32,
     pub(crate) max_per_subnet: u32,
     pub(crate) accept_rate: u32,
+    pub(crate) memory_watermark: u64,
     pub(crate) whitelist: Vec<IpNet>,
     pub(crate) denylist: Vec<IpNet>,
     pub(crate) firewall: Option<Firewall>,
@@ -147,6 +148,7 @@ impl Default for Builder {
             max_per_ip: 0,
             max_per_subnet: 0,
             accept_rate: 0,
+            memory_watermark: 0,
             whitelist: Vec::new(),
             denylist: Vec::new(),
             firewall: None,
@@ -231,6 +233,12 @@ impl Builder {
         /// Inbound connections a second, with as many at once after a second of rest; 0, the default,
         /// is no limit. Those beyond it are refused.
         accept_rate: u32,
+        /// Bytes that wait to be sent, over all connections, from which on nobody is dialled and who
+        /// dials is refused; 0, the default, is no limit. A blob that goes to many counts for each of
+        /// them. It is looked at a few connections a turn, so that it takes effect a moment later; what
+        /// one connection may queue is limited by [`send_limits`](Self::send_limits), and what uTP may
+        /// keep of the peers' by `utp_config`.
+        memory_watermark: u64,
         /// How long a TCP dial may take (3 s).
         connect_timeout: Duration,
         /// Whether to accept and dial TCP (on).
@@ -345,6 +353,7 @@ impl Builder {
             per_ip: self.max_per_ip,
             per_subnet: self.max_per_subnet,
             accept_rate: self.accept_rate,
+            queued_bytes: self.memory_watermark,
         }
     }
 

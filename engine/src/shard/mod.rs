@@ -15,6 +15,7 @@ mod idle;
 mod joints;
 mod link;
 pub(crate) mod mailbox;
+mod memory;
 mod obey;
 mod pause;
 mod reports;
@@ -97,6 +98,7 @@ pub struct Shard<D: Driver, H: Handler> {
     /// Whether the application wants nothing new.
     pause: pause::Pause,
     flushes: channels::Flushes,
+    sweep: Option<memory::Sweep>,
     /// When to stop waiting for connections to end; set once shutdown begins.
     ending: Option<Instant>,
 }
@@ -143,6 +145,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.hold_starts(now);
         self.flush(now);
         let handler = self.end_turn();
+        self.look_at_memory();
         self.report_drained();
         self.settle_flushes();
         let done = self
@@ -179,6 +182,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             self.links.limits.next_deadline(),
             self.ending,
             self.flushes.next_deadline(self.links.now),
+            self.sweep
+                .as_ref()
+                .and_then(|sweep| sweep.next_deadline(self.links.now)),
             look,
             rested,
             handler,

@@ -81,6 +81,7 @@ impl<M: Send + 'static> ShardSetup<M> {
         } = self;
         let joints = Joints::new(options.connectors.clone());
         let utp = utp_config(&options, &joints);
+        let sweep = super::memory::Sweep::new(&wiring.counts);
         let watch = super::idle::Watch::new(&options);
         let config = swarm_config(shard, &wiring, &options);
         let hasher = ahash::RandomState::with_seeds(seed, seed.rotate_left(32), !seed, 0);
@@ -119,6 +120,7 @@ impl<M: Send + 'static> ShardSetup<M> {
             counters: ShardCounters::default(),
             tcp: options.tcp,
             utp: options.utp,
+            sweep,
             flushes: super::channels::Flushes::default(),
             pause: super::pause::Pause::default(),
             ending: None::<Instant>,
@@ -126,6 +128,7 @@ impl<M: Send + 'static> ShardSetup<M> {
     }
 }
 
+/// The settings of a shard's swarm.
 fn swarm_config<M>(shard: u16, wiring: &Wiring<M>, options: &Builder) -> SwarmConfig {
     SwarmConfig {
         shard,

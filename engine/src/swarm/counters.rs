@@ -58,6 +58,8 @@ flock_transport::counters! {
         inbound_over_subnet,
         /// Inbound connections refused because they came faster than `accept_rate`.
         inbound_over_rate,
+        /// Inbound connections refused because `memory_watermark` is reached.
+        inbound_over_memory,
         /// Handshakes of inbound connections begun.
         handshakes_inbound,
         /// Handshakes of dialled connections begun.

@@ -24,6 +24,8 @@ pub(crate) struct SharedCounts {
     sources: Sources,
     accept_rate: AcceptRate,
     queued: Vec<AtomicU32>,
+    /// Bytes that each shard has to send, as of a moment ago.
+    queued_bytes: Vec<AtomicU64>,
     next_refill: AtomicU32,
 }
 
@@ -62,6 +64,7 @@ impl SharedCounts {
             accept_rate: AcceptRate::new(quotas.accept_rate),
             quotas,
             queued: (0..shards).map(|_| AtomicU32::new(0)).collect(),
+            queued_bytes: (0..shards).map(|_| AtomicU64::new(0)).collect(),
             next_refill: AtomicU32::new(0),
         }
     }
@@ -212,6 +215,25 @@ impl SharedCounts {
         self.used
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, more)
             .is_ok()
+    }
+
+    pub(crate) fn has_watermark(&self) -> bool {
+        self.quotas.queued_bytes > 0
+    }
+
+    pub(crate) fn show_queued_bytes(&self, shard: u16, bytes: u64) {
+        self.queued_bytes[usize::from(shard)].store(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether so much waits to be sent that nobody else should be served.
+    pub(crate) fn above_watermark(&self) -> bool {
+        let queued = self.queued_bytes.iter();
+        let sum = || {
+            queued
+                .map(|shard| shard.load(Ordering::Relaxed))
+                .sum::<u64>()
+        };
+        self.has_watermark() && sum() >= self.quotas.queued_bytes
     }
 
     /// Shows how many candidates of a shard wait to be dialled.

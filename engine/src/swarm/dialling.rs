@@ -80,6 +80,7 @@ impl Swarm {
     /// otherwise take a descriptor each, as fast as they can be dialled.
     pub(super) fn may_dial(&self) -> bool {
         !self.suspended
+            && !self.counts.above_watermark()
             && self.dials() < self.config.dials
             && self.outbound_handshakes < self.config.half_open
     }

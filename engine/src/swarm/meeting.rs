@@ -47,6 +47,8 @@ impl Swarm {
             return Err(RefuseReason::TooManyConnections);
         } else if self.counts.inbound_full() {
             return Err(RefuseReason::TooManyInbound);
+        } else if self.counts.above_watermark() {
+            return Err(RefuseReason::Memory);
         }
         // What is refused for where it is from takes nothing of the rate that others may need.
         self.counts
@@ -108,6 +110,7 @@ impl Swarm {
             RefuseReason::TooManyInbound => &mut counters.inbound_over_limit,
             RefuseReason::TooManyFromIp => &mut counters.inbound_over_ip,
             RefuseReason::TooManyFromSubnet => &mut counters.inbound_over_subnet,
+            RefuseReason::Memory => &mut counters.inbound_over_memory,
             RefuseReason::AcceptRate => &mut counters.inbound_over_rate,
         } += 1;
         self.emit(Event::ConnectionRefused {

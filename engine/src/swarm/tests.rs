@@ -94,6 +94,7 @@ impl World {
             per_ip: u32::from(seed % 7 == 1),
             per_subnet: 2 * u32::from(seed % 7 < 2),
             accept_rate: 0,
+            queued_bytes: 0,
         };
         let counts = Arc::new(SharedCounts::new(shards, quotas, seed));
         let firewall = (seed % 11 == 3).then(|| {

@@ -28,4 +28,6 @@ pub(crate) struct Quotas {
     pub(crate) per_subnet: u32,
     /// Inbound connections a second.
     pub(crate) accept_rate: u32,
+    /// Bytes that wait to be sent, beyond which nobody is let in or dialled.
+    pub(crate) queued_bytes: u64,
 }
