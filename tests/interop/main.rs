@@ -5,6 +5,8 @@
 
 mod cases;
 #[cfg(test)]
+mod connect;
+#[cfg(test)]
 mod duplicates;
 mod engine;
 mod install;

@@ -51,6 +51,14 @@ impl NodePeer {
         Self::run(concat!(env!("CARGO_MANIFEST_DIR"), "/interop/node/utp.js"))
     }
 
+    /// A process whose swarms use the options `stream` and `connect`, or nothing where Node is missing.
+    pub(crate) fn spawn_connect() -> Option<Self> {
+        Self::run(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/interop/node/connect.js"
+        ))
+    }
+
     fn run(script: &str) -> Option<Self> {
         let modules = install::node_modules()?;
         let mut child = Command::new("node")
