@@ -5,8 +5,8 @@ use super::reference::Model;
 use flock_engine::io::DriverConfig;
 use flock_engine::io::sim::{SimDriver, SimWorld};
 use flock_engine::{
-    CloseReason, ConnCx, ConnId, ConnectionInfo, Events, Flock, Handler, IdChoice, ListenOptions,
-    PeerId, Shard, ShardCx, Step,
+    Approach, CloseReason, ConnCx, ConnId, ConnectionInfo, Events, Flock, Handler, IdChoice,
+    ListenOptions, PeerId, Shard, ShardCx, Step,
 };
 use flock_tests::world::Actor;
 use std::any::Any;
@@ -103,6 +103,14 @@ pub(crate) fn assemble(
         batch: 32,
         ..DriverConfig::default()
     };
+    let (walled_ip, walled_id) = (options.walled_ip, options.walled_id.clone());
+    let allows = move |approach: &Approach<'_>| match approach {
+        Approach::Inbound { addr, .. } | Approach::Outbound { addr } => {
+            Some(addr.ip()) != walled_ip
+        }
+        Approach::Identified(info) => walled_id.is_none() || info.peer_id != walled_id,
+        _ => true,
+    };
     let nets = |ips: &[IpAddr]| ips.iter().map(|ip| (*ip).into()).collect();
     let builder = Flock::builder()
         .seed(seed)
@@ -116,6 +124,7 @@ pub(crate) fn assemble(
         .dials(options.dials)
         .candidates(options.candidates)
         .whitelist(nets(&options.whitelist))
+        .firewall(allows)
         .denylist(nets(&options.denylist))
         .retry_tail(options.retry_tail)
         .keep_existing(options.keep_existing);

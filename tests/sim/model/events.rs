@@ -90,6 +90,7 @@ impl Model {
     fn must_leave_alone(&self, now: Instant, addr: SocketAddr) -> bool {
         !self.whitelisted(addr.ip())
             || self.denied(addr.ip())
+            || self.options.walled_ip == Some(addr.ip())
             || self.bans.addr(now, addr) == Holds::Yes
     }
 
@@ -105,6 +106,8 @@ impl Model {
             || (banned == Holds::Perhaps && reason == RejectReason::Banned)
         {
             reason == RejectReason::Banned
+        } else if self.options.walled_ip == Some(peer.addr.ip()) {
+            reason == RejectReason::Firewall
         } else if self.candidates.contains_key(&peer.addr) {
             reason == RejectReason::Duplicate && self.knows(peer)
         } else {
@@ -119,7 +122,8 @@ impl Model {
             RejectReason::Whitelist => &mut sums.candidates_not_whitelisted,
             RejectReason::Denied => &mut sums.candidates_denied,
             RejectReason::TooManyCandidates => &mut sums.candidates_refused,
-            _ => return self.wrong("there is no firewall"),
+            RejectReason::Firewall => &mut sums.candidates_firewalled,
+            _ => return self.wrong("an unknown reason"),
         } += 1;
     }
 

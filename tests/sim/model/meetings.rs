@@ -65,6 +65,7 @@ impl Model {
         let (inbound, outbound) = (self.admitted_in(false), self.admitted_in(true));
         !self.whitelisted(addr.ip())
             || self.denied(addr.ip())
+            || self.options.walled_ip == Some(addr.ip())
             || self.bans.addr(now, addr) == Holds::Yes
             || reached(self.options.max_connections, inbound + outbound)
             || reached(self.options.max_inbound, inbound) && self.replacing.is_empty()
@@ -75,14 +76,16 @@ impl Model {
         let white = self.whitelisted(addr.ip());
         let denied = self.denied(addr.ip());
         let free = white && !denied && banned != Holds::Yes;
+        let walled = self.options.walled_ip == Some(addr.ip());
         let right = match reason {
             RefuseReason::Whitelist => !white,
             RefuseReason::Denied => white && denied,
             RefuseReason::Banned => white && !denied && banned != Holds::No,
             RefuseReason::TooManyConnections => free && self.may_be_full(true),
             RefuseReason::TooManyInbound => free && self.may_be_full(false),
+            RefuseReason::Firewall => free && walled,
             RefuseReason::TooManyHandshakes => {
-                free && self.handshaking(false) >= self.options.half_open
+                free && !walled && self.handshaking(false) >= self.options.half_open
             }
             _ => false,
         };
@@ -94,6 +97,7 @@ impl Model {
             RefuseReason::Banned => &mut sums.inbound_banned,
             RefuseReason::TooManyConnections => &mut sums.inbound_full,
             RefuseReason::TooManyInbound => &mut sums.inbound_over_limit,
+            RefuseReason::Firewall => &mut sums.inbound_firewalled,
             _ => &mut sums.inbound_half_open,
         } += 1;
     }
@@ -135,6 +139,8 @@ impl Model {
             right && peer != self.options.id,
             "admitted under another id",
         );
+        let walled = self.options.walled_id.as_ref() == Some(&peer);
+        self.expect(!walled, "admitted in spite of the firewall");
         let banned = self
             .bans
             .addr(now, info.addr)
@@ -238,6 +244,7 @@ impl Model {
         match reason {
             CloseReason::Banned => sums.peers_banned += 1,
             CloseReason::DetectedSelf => sums.selves_detected += 1,
+            CloseReason::Firewall => sums.peers_firewalled += 1,
             CloseReason::TooManyHandshakes => sums.handshakes_crowded_out += 1,
             CloseReason::TooManyConnections | CloseReason::TooManyInbound => {
                 sums.claims_over_limit += 1;
@@ -325,6 +332,10 @@ impl Model {
         let right = match reason {
             CloseReason::Redundant => matches!(conn.phase, Phase::Yielding | Phase::Refused),
             CloseReason::Local => conn.is_admitted() && self.disconnected.contains(&name),
+            CloseReason::Firewall => {
+                let walled = self.options.walled_id.as_ref();
+                early && walled.is_some_and(|id| is_id(&conn.says, id))
+            }
             CloseReason::DetectedSelf => early && is_id(&conn.says, &self.options.id),
             CloseReason::Banned => {
                 let peer = match &conn.says {

@@ -42,6 +42,9 @@ pub(crate) struct Options {
     /// Hosts that alone are allowed; none: all are.
     pub(crate) whitelist: Vec<IpAddr>,
     pub(crate) denylist: Vec<IpAddr>,
+    /// Whom the firewall refuses.
+    pub(crate) walled_ip: Option<IpAddr>,
+    pub(crate) walled_id: Option<PeerId>,
     pub(crate) retry_tail: Option<Duration>,
     pub(crate) keep_existing: bool,
 }
@@ -112,7 +115,7 @@ pub(crate) fn town_ips() -> Vec<IpAddr> {
 impl Plan {
     pub(crate) fn draw(rng: &mut SmallRng, seed: u64, shards: usize) -> Self {
         let ids = ids(rng);
-        let options = options(rng, shards, ids[ids.len() / 2].clone());
+        let options = options(rng, shards, &ids);
         let hosts = (0..HOSTS).map(|_| says(rng, &ids)).collect();
         let steps = (0..rng.random_range(5..60))
             .map(|_| step(rng, &ids))
@@ -148,16 +151,17 @@ fn says(rng: &mut SmallRng, ids: &[PeerId]) -> Says {
     }
 }
 
-fn options(rng: &mut SmallRng, shards: usize, id: PeerId) -> Options {
+fn options(rng: &mut SmallRng, shards: usize, ids: &[PeerId]) -> Options {
     let few = |rng: &mut SmallRng| [0, 0, 0, 1, 2, 3][rng.random_range(0..6)];
     let some = |rng: &mut SmallRng, share| -> Vec<IpAddr> {
         let named = rng.random_bool(0.1);
         let all = (0..TARGETS).filter(|_| rng.random_bool(share) && named);
         all.map(ip).collect()
     };
+    let seldom = rng.random_bool(0.1);
     Options {
         shards,
-        id,
+        id: ids[ids.len() / 2].clone(),
         max_connections: few(rng),
         max_inbound: few(rng),
         max_outbound: few(rng),
@@ -166,6 +170,10 @@ fn options(rng: &mut SmallRng, shards: usize, id: PeerId) -> Options {
         candidates: [3, 64, 64][rng.random_range(0..3)],
         whitelist: some(rng, 0.6),
         denylist: some(rng, 0.2),
+        walled_ip: rng
+            .random_bool(0.1)
+            .then(|| ip(rng.random_range(0..TARGETS))),
+        walled_id: ids.choose(rng).filter(|_| seldom).cloned(),
         retry_tail: rng.random_bool(0.3).then_some(Duration::from_secs(2)),
         keep_existing: rng.random_bool(0.2),
     }
