@@ -39,17 +39,34 @@ fn check(seed: u64) -> Reached {
     })
 }
 
-/// What no operation here can lead to: there is no uTP, rate, or limit by place, and
-/// room enough in the other tables.
-const UNREACHED: [&str; 8] = [
-    "joins_refused",
-    "dials_utp",
-    "dials_deferred",
-    "inbound_table_full",
-    "inbound_over_ip",
-    "inbound_over_subnet",
-    "inbound_over_rate",
-    "bans_refused",
+/// What five hundred cases must have led to, each of these at least once.
+const REACHED: [&str; 26] = [
+    "candidates_added",
+    "candidates_duplicate",
+    "candidates_refused",
+    "candidates_banned",
+    "candidates_not_whitelisted",
+    "candidates_denied",
+    "candidates_firewalled",
+    "channels_refused",
+    "drops",
+    "dials_timed_out",
+    "dials_given_up",
+    "inbound_banned",
+    "inbound_not_whitelisted",
+    "inbound_full",
+    "inbound_half_open",
+    "inbound_denied",
+    "inbound_firewalled",
+    "inbound_over_limit",
+    "handshakes_timed_out",
+    "handshakes_crowded_out",
+    "peers_banned",
+    "peers_firewalled",
+    "selves_detected",
+    "redundant_refused",
+    "redundant_replaced",
+    "claims_over_limit",
 ];
 
 #[test]
@@ -67,9 +84,11 @@ fn counters_are_the_models_whatever_is_done() {
     }
     println!("{cases} cases, {settled} comparisons, {doubtful} with a doubt, {unsettled} not made");
     if cases >= 500 {
-        let unreached = sums.iter().filter(|counter| counter.value == 0);
-        let unreached: Vec<_> = unreached.map(|counter| counter.name).collect();
-        assert_eq!(unreached, UNREACHED, "of all that is counted");
+        let reached = sums.iter().filter(|counter| counter.value > 0);
+        let reached: Vec<_> = reached.map(|counter| counter.name).collect();
+        let unreached = REACHED.iter().filter(|name| !reached.contains(name));
+        let unreached: Vec<_> = unreached.collect();
+        assert!(unreached.is_empty(), "never reached: {unreached:?}");
         assert!(
             50 * (unsettled + doubtful) < settled,
             "too little is certain"

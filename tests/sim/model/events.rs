@@ -23,6 +23,7 @@ impl Model {
         let micros = now.as_nanos() / 1_000;
         self.notes.push(format!("{micros} us {event:?}"));
         self.endings.retain(|end| now - *end <= SLACK);
+        self.lost.retain(|(end, _)| now - *end <= SLACK);
         self.latest = now;
         match event {
             Event::Peer(peer) => self.found(now, peer),
@@ -188,6 +189,8 @@ impl Model {
     fn connecting(&mut self, now: Instant, peer: &Peer) {
         let alone = self.must_leave_alone(now, peer.addr);
         let no_room = self.no_room();
+        let suspended = self.is_suspended(now);
+        self.expect(!suspended, "a dial in spite of the suspension");
         let dials = self.options.shards * self.options.dials as usize;
         self.expect(!alone, "an address to leave alone is dialled");
         self.expect(!no_room, "a dial without room");

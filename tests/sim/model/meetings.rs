@@ -26,6 +26,8 @@ impl Model {
         } else {
             self.sums.handshakes_inbound += 1;
             self.expect(info.channel.is_none(), "a channel that nobody can know");
+            let suspended = self.is_suspended(now);
+            self.expect(!suspended, "let in in spite of the suspension");
             let refused = self.surely_refused(now, info.addr);
             self.expect(!refused, "let in against the rules");
             let most = self.options.half_open as usize * self.options.shards;
@@ -178,13 +180,14 @@ impl Model {
         let rivals = self.conns.iter().filter(|(name, _)| **name != info.conn);
         let mut claiming = rivals.filter(|(_, other)| other.claims(&peer));
         let phase = self.conns.get(&info.conn).map(|conn| conn.phase);
+        let lost = self.lost.iter().any(|(_, other)| *other == peer);
         let right = match phase {
             // The newcomer wins against it.
-            Some(Phase::Admitted) => claiming.any(|(_, other)| !stays(other.initiator)),
+            Some(Phase::Admitted) => lost || claiming.any(|(_, other)| !stays(other.initiator)),
             // It loses to who was there; among several that come at once, to one of these.
             Some(Phase::Handshaking) => {
                 let to_holder = self.admitted.contains_key(&peer) && stays(info.initiator);
-                to_holder || claiming.next().is_some() || !self.endings.is_empty()
+                to_holder || lost || claiming.next().is_some() || !self.endings.is_empty()
             }
             _ => false,
         };
@@ -235,6 +238,9 @@ impl Model {
             self.handshake_ended(now, &conn, reason, ours);
         }
         if let Some(peer) = &info.peer_id {
+            if conn.phase == Phase::Handshaking {
+                self.lost.push((now, peer.clone()));
+            }
             self.peer_ended(now, info.conn, &conn, peer);
         }
     }
@@ -250,7 +256,7 @@ impl Model {
                 sums.claims_over_limit += 1;
             }
             CloseReason::HandshakeTimeout => {}
-            _ if conn.phase == Phase::Refused => {}
+            _ if conn.phase == Phase::Refused => self.unheard |= reason != CloseReason::Redundant,
             _ => sums.handshakes_failed += 1,
         }
         match reason {
@@ -283,7 +289,8 @@ impl Model {
         if claiming == 0 {
             self.replacing.remove(peer);
         }
-        if claiming > 0 && conn.phase == Phase::Yielding {
+        let lost = self.lost.iter().any(|(_, other)| other == peer);
+        if claiming > 0 && conn.phase == Phase::Yielding && !lost {
             // One of these is next.
             return;
         }

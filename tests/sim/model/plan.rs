@@ -67,6 +67,8 @@ pub(crate) enum Op {
     Start(usize, Says),
     /// The engine ends one of its connections, whichever it is.
     Disconnect(usize),
+    /// Nothing new, or again.
+    Suspend(bool),
 }
 
 #[derive(Clone, Debug)]
@@ -209,7 +211,7 @@ fn op(rng: &mut SmallRng, ids: &[PeerId]) -> Op {
     let target = at(rng.random_range(0..TARGETS));
     let channel = channel(rng.random_range(0..CHANNELS));
     let which = rng.random_range(0..1000);
-    match rng.random_range(0..32) {
+    match rng.random_range(0..34) {
         0..=2 => Op::Join(channel),
         3 => Op::Leave(channel),
         4..=13 => Op::AddPeer(channel, target),
@@ -227,7 +229,9 @@ fn op(rng: &mut SmallRng, ids: &[PeerId]) -> Op {
         }
         27 => Op::Stop(host),
         28 | 29 => Op::Start(host, says(rng, ids)),
-        _ => Op::Disconnect(which),
+        30 | 31 => Op::Disconnect(which),
+        // Mostly not.
+        _ => Op::Suspend(rng.random_bool(0.3)),
     }
 }
 

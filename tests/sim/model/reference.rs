@@ -103,8 +103,14 @@ pub(crate) struct Model {
     pub(crate) disconnected: BTreeSet<ConnId>,
     /// Peers of which one connection is taking the place of another.
     pub(crate) replacing: BTreeSet<PeerId>,
+    /// A connection was redundant that its peer was ending.
+    pub(crate) unheard: bool,
+    /// Since when nothing new is begun.
+    pub(crate) suspended: Option<Instant>,
     /// When something happened last.
     pub(crate) latest: Instant,
+    /// Who ended, and when, after it had asked to be the peer's, and before it heard.
+    pub(crate) lost: Vec<(Instant, PeerId)>,
     /// When connections ended, until room was surely made by that.
     pub(crate) endings: Vec<Instant>,
     /// What the engine must have counted.
@@ -141,7 +147,10 @@ impl Model {
             asked: Vec::new(),
             disconnected: BTreeSet::new(),
             replacing: BTreeSet::new(),
+            unheard: false,
+            suspended: None,
             latest: Instant::ZERO,
+            lost: Vec::new(),
             endings: Vec::new(),
             sums: SwarmCounters::default(),
             ending: false,
@@ -200,6 +209,25 @@ impl Model {
                 _ => false,
             }
         });
+    }
+
+    /// Who dialled meanwhile, and perhaps is another one now or has gone, comes now.
+    pub(crate) fn resume(&mut self, now: Instant) {
+        let Some(since) = self.suspended.take() else {
+            return;
+        };
+        for host in &mut self.hosts {
+            for last in [&mut host.acted, &mut host.changed] {
+                if *last >= since {
+                    *last = now;
+                }
+            }
+        }
+    }
+
+    /// Whether nothing new may begin.
+    pub(crate) fn is_suspended(&self, now: Instant) -> bool {
+        self.suspended.is_some_and(|since| now - since > SLACK)
     }
 
     pub(crate) fn host_acts(&mut self, now: Instant, host: usize) {
@@ -312,7 +340,7 @@ impl Model {
         self.candidates.retain(|addr, candidate| {
             !(candidate.is_perhaps_gone() && bans.addr(now, *addr) == Holds::Yes)
         });
-        let busy = self.no_room() || self.shards_busy();
+        let busy = self.no_room() || self.shards_busy() || self.suspended.is_some();
         let mut wrong = Vec::new();
         for (addr, candidate) in &self.candidates {
             let state = &candidate.state;

@@ -165,10 +165,16 @@ pub(crate) fn first_stays(own: &PeerId, peer: &PeerId, keep: bool, second_is_our
 }
 
 /// The counters as far as events tell them. A connection that its peer ended while it was being
-/// admitted counts as admitted with the engine, and nobody is told.
-pub(crate) fn told(mut sums: SwarmCounters) -> SwarmCounters {
+/// admitted counts as admitted with the engine, and nobody is told; `unheard` is whether such a one
+/// may have been redundant besides.
+pub(crate) fn told(mut sums: SwarmCounters, unheard: bool) -> SwarmCounters {
     sums.handshakes_failed += std::mem::take(&mut sums.claims_granted);
     sums.claims_sent = 0;
+    if unheard {
+        let refused = std::mem::take(&mut sums.redundant_refused);
+        sums.handshakes_failed += refused;
+        sums.redundant_replaced += refused;
+    }
     sums
 }
 
