@@ -3,11 +3,13 @@
 use super::peers::{Ground, PATIENCE, RawPeer, engine, id, local, next_event, wait_for};
 use bytes::Bytes;
 use flock_engine::io::Backend;
-use flock_engine::{CloseReason, ConnCx, ConnectionInfo, Event, Handler, IdChoice, JoinOptions};
+use flock_engine::{
+    CloseReason, ConnCx, ConnectionInfo, Event, Handler, IdChoice, JoinOptions, Transport,
+};
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 super::on_every_ground!(
     two_engines_meet_and_echo,
@@ -20,6 +22,7 @@ super::on_both_backends!(
     a_slow_reader_holds_the_sender_back,
     a_panicking_handler_loses_one_connection,
     shutdown_says_goodbye,
+    shutdown_does_not_wait_long_for_who_has_everything,
 );
 
 fn two_engines_meet_and_echo(ground: Ground) {
@@ -220,6 +223,30 @@ fn shutdown_says_goodbye(backend: Backend) {
     drop(peer);
     closer.join().unwrap();
     assert!(std::net::TcpStream::connect(addr).is_err());
+}
+
+/// The peer has read everything, the end included, and does not end its direction.
+fn shutdown_does_not_wait_long_for_who_has_everything(backend: Backend) {
+    let transport = Transport::Utp;
+    let ground = Ground { backend, transport };
+    let start = || engine(ground).linger(PATIENCE).start().unwrap();
+    let (a, b) = (start(), start());
+    b.add_peer("chat", local(a.listen(0).unwrap())).unwrap();
+    let near = a.accept_timeout(PATIENCE).unwrap();
+    let far = b.accept_timeout(PATIENCE).unwrap();
+    near.send_timeout("last words", PATIENCE).unwrap();
+    let begun = Instant::now();
+    a.begin_shutdown(PATIENCE);
+    assert_eq!(
+        &far.recv_timeout(PATIENCE).unwrap().unwrap()[..],
+        b"last words"
+    );
+    assert_eq!(far.recv_timeout(PATIENCE).unwrap(), None);
+    a.shutdown(PATIENCE);
+    let took = begun.elapsed();
+    assert!(took < PATIENCE / 2, "{took:?}");
+    wait_for("it is told", || far.is_closed());
+    b.shutdown(PATIENCE);
 }
 
 fn a_taken_port_is_refused(ground: Ground) {

@@ -26,6 +26,8 @@ mod reannounce;
 #[cfg(test)]
 mod restart;
 #[cfg(test)]
+mod shutdown;
+#[cfg(test)]
 mod transports;
 #[cfg(test)]
 mod utp_host;

@@ -430,7 +430,8 @@ impl<M: Send + 'static> Flock<M> {
     }
 
     /// Stops listening and dialling, closes every connection in good order, and after `within`
-    /// the hard way; of several calls the one whose time is over first counts. Blocks until all
+    /// the hard way; over uTP, who has acknowledged everything and does not end in turn is reset
+    /// after a second; of several calls the one whose time is over first counts. Blocks until all
     /// shards have ended, whether or not events are read; called by a handler it does not block,
     /// since its own shard is among them.
     pub fn shutdown(&self, within: Duration) {

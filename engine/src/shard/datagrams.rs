@@ -260,6 +260,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                     self.utp_ended(link);
                 }
             }
+            Event::Delivered { key } => {
+                if let Some(link) = self.links.utp.side(side).owner(key) {
+                    self.links.part(link);
+                }
+            }
             Event::Writable { key } => {
                 if let Some(link) = self.links.utp.side(side).owner(key)
                     && self.links.note_writable(link)

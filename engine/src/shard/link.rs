@@ -69,6 +69,8 @@ pub(crate) struct Links {
     pub(crate) shard: u16,
     pub(crate) send_limits: SendLimits,
     pub(crate) linger: Duration,
+    /// The shard shuts down: who has everything is not waited for as long as others.
+    pub(crate) parting: bool,
     pub(crate) limits: Limits,
     pub(super) joints: Joints,
     /// Times that the application held a peer back.
@@ -96,6 +98,7 @@ impl Links {
             shard,
             send_limits,
             linger,
+            parting: false,
             limits,
             joints,
             held_back: 0,

@@ -214,11 +214,13 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.unlisten(|_| true);
         self.swarm.suspend_starts(now, true);
         self.abort_dials(now);
+        self.links.parting = true;
         let keys: Vec<_> = self.links.table.iter().map(|(key, _)| key).collect();
         for key in keys {
             let dialling = |link: &Link| matches!(link.phase, Phase::Dialling);
             if !self.links.table.get(key).is_none_or(dialling) {
                 self.links.close(key, CloseReason::Shutdown);
+                self.links.part(key);
             }
         }
     }

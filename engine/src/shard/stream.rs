@@ -6,6 +6,11 @@ use crate::table::Key;
 use bytes::Bytes;
 use flock_tcp::{Connection, Queued, SendRefused};
 use flock_transport::{CloseReason, Transport};
+use std::time::Duration;
+
+/// How long a shutdown waits for the end of a peer that has acknowledged everything: enough to end
+/// when ours is read, for whoever does that at all.
+const PARTING: Duration = Duration::from_secs(1);
 
 /// The transport's part of a connection.
 pub(crate) enum Stream {
@@ -242,6 +247,23 @@ impl Links {
         self.touch(key);
     }
 
+    /// Waits for the end of a peer that has everything as long as a shutdown does, if there is one.
+    pub(crate) fn part(&mut self, key: Key) {
+        if self.has_parted(key) {
+            self.set_stage_timer(Timer::Linger(key), self.linger.min(PARTING));
+        }
+    }
+
+    /// Whether a shutdown owes the peer nothing more.
+    fn has_parted(&self, key: Key) -> bool {
+        let stream = self.table.get(key).map(|link| &link.stream);
+        match stream {
+            // What the system has taken it delivers; whether it has, it does not say.
+            Some(Stream::Utp(utp)) if self.parting => self.utp.delivered(utp),
+            _ => false,
+        }
+    }
+
     /// Ends the link now, dropping what is queued; also one that is closing gracefully.
     pub(crate) fn abort(&mut self, key: Key, reason: CloseReason) {
         let now = self.now;
@@ -268,6 +290,7 @@ impl Links {
             return self.abort(key, CloseReason::Local);
         }
         let now = self.now;
+        let parted = self.has_parted(key);
         let Some(link) = self.table.get_mut(key) else {
             return;
         };
@@ -279,7 +302,7 @@ impl Links {
             Stream::Utp(utp) => {
                 let endpoint = self.utp.endpoint(utp.side);
                 let acked = endpoint.acked(utp.key);
-                if acked > utp.bytes_out {
+                if acked > utp.bytes_out && !parted {
                     utp.bytes_out = acked;
                     self.set_stage_timer(Timer::Linger(key), self.linger);
                 } else {

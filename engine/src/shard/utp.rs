@@ -1,5 +1,6 @@
 //! The datagram sockets of a shard, each with the uTP endpoint that owns its connections.
 
+use super::stream::UtpStream;
 use crate::io::{SocketId, TRAINS_MAX};
 use crate::table::Key;
 use flock_transport::{Instant, Train};
@@ -178,6 +179,12 @@ impl Utp {
 
     pub(crate) fn queued(&self, side: u32, key: flock_utp::Key) -> u64 {
         self.sides[side as usize].endpoint.queued(key)
+    }
+
+    /// Whether the peer has acknowledged all that it was sent, and our end.
+    pub(crate) fn delivered(&self, stream: &UtpStream) -> bool {
+        let side = &self.sides[stream.side as usize];
+        side.endpoint.delivered(stream.key)
     }
 
     /// What all endpoints counted.

@@ -71,8 +71,12 @@ impl Connection {
             ..*incoming.packet
         };
         let doubtful = honest.sack != incoming.packet.sack;
+        let before = self.delivered();
         self.sender
             .on_ack(incoming.now, incoming.config, &honest, self.took);
+        if self.closing && !before && self.delivered() && !self.receiver.ended() {
+            events.push_back(Event::Delivered { key });
+        }
         let arrival = match header.kind {
             Kind::Data => self
                 .receiver

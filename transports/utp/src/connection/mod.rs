@@ -263,9 +263,14 @@ impl Connection {
         }
     }
 
+    /// Whether our direction has ended and the peer knows.
+    pub(crate) fn delivered(&self) -> bool {
+        self.dial.is_none() && self.sender.ended()
+    }
+
     /// Whether both directions have ended and everybody knows.
     pub(crate) fn finished(&self) -> Option<CloseReason> {
-        let done = self.dial.is_none() && self.sender.ended() && self.receiver.ended();
+        let done = self.delivered() && self.receiver.ended();
         done.then_some(if self.closing {
             CloseReason::Local
         } else {

@@ -81,6 +81,12 @@ pub enum Event {
         /// The connection.
         key: Key,
     },
+    /// All that was sent before [`Endpoint::close`] and our end behind it have been acknowledged,
+    /// and the peer has not ended yet.
+    Delivered {
+        /// The connection.
+        key: Key,
+    },
     /// The send queue fell below its low-water mark after having been above the high one.
     Writable {
         /// The connection.
@@ -324,6 +330,12 @@ impl Endpoint {
         self.connections.get(key).map_or(0, Connection::acked)
     }
 
+    /// Whether our direction has ended and the peer has acknowledged all of it.
+    #[must_use]
+    pub fn delivered(&self, key: Key) -> bool {
+        self.connections.get(key).is_some_and(Connection::delivered)
+    }
+
     /// Ends our direction after what is queued; receiving goes on.
     pub fn end(&mut self, key: Key) {
         if let Some(connection) = self.connections.get_mut(key) {
@@ -333,7 +345,7 @@ impl Endpoint {
     }
 
     /// Closes after what is queued: ends our direction and waits for the peer's end. Nothing is
-    /// delivered any more but [`Event::Closed`]. A dial without an answer is given up.
+    /// delivered any more but [`Event::Delivered`] and [`Event::Closed`]. A dial without an answer is given up.
     pub fn close(&mut self, now: Instant, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;

@@ -62,6 +62,30 @@ fn a_repeated_fin_is_acknowledged_after_the_end_and_forgotten_later() {
 }
 
 #[test]
+fn what_a_closed_connection_sent_is_delivered_once_its_end_is_acknowledged() {
+    let mut it = Scripted::new(Config::default());
+    let (key, isn) = it.accepted();
+    it.side.endpoint.send(key, "last words".into()).unwrap();
+    it.side.endpoint.close(it.now, key);
+    it.drain();
+    let delivered = Event::Delivered { key };
+    it.give(&packet(Kind::State, 41, 101, isn), b"");
+    assert!(
+        !it.side.events.contains(&delivered),
+        "the end is on its way"
+    );
+    assert!(!it.side.endpoint.delivered(key));
+    for _ in 0..2 {
+        it.give(&packet(Kind::State, 41, 101, isn.wrapping_add(1)), b"");
+        let events = it.side.events.iter().filter(|&event| *event == delivered);
+        assert_eq!((events.count(), it.closed()), (1, None));
+        assert!(it.side.endpoint.delivered(key));
+    }
+    it.give(&packet(Kind::Fin, 41, 101, isn.wrapping_add(1)), b"");
+    assert_eq!(it.closed(), Some((key, CloseReason::Local)));
+}
+
+#[test]
 fn who_has_said_everything_ends_without_another_word() {
     let mut it = Scripted::new(Config::default());
     let (key, isn) = it.accepted();
@@ -151,6 +175,24 @@ fn strays_are_reset_at_a_limited_rate_and_a_reset_never() {
         .sum();
     assert_eq!(answers, 9, "ten a second for one network");
     assert_eq!(it.side.endpoint.counters().resets_withheld, 91);
+}
+
+/// A peer that was killed and started again at its port says nothing by itself. What finds out is
+/// the next packet that we send, at the latest a keepalive: a peer that does not know its id answers
+/// with a RESET of the same id and its number.
+#[test]
+fn a_keepalive_finds_out_that_the_peer_has_forgotten_us() {
+    let mut it = Scripted::new(Config::default());
+    let (key, _) = it.accepted();
+    let sent = it.wait(Duration::from_secs(30));
+    let [(after, keepalive)] = &sent[..] else {
+        panic!("{sent:?}");
+    };
+    assert!((25_000..=29_000).contains(after), "{after}");
+    assert_eq!((keepalive.kind, keepalive.id), (Kind::State, 40));
+    let reset = packet(Kind::Reset, keepalive.id, 7, keepalive.seq.get());
+    assert_eq!(it.give(&reset, b""), []);
+    assert_eq!(it.closed(), Some((key, CloseReason::PeerReset)));
 }
 
 #[test]
