@@ -2,8 +2,10 @@
 
 use super::config;
 use super::counter::allocations;
+use bytes::Bytes;
 use flock_engine::io::{Clock, Driver, ListenOptions, PollDriver, UringDriver};
-use flock_engine::{Flock, Ignore};
+use flock_engine::session::{Connector, ConnectorError, ToLocal, ToPeer};
+use flock_engine::{Builder, Flock, Ignore};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
@@ -26,9 +28,27 @@ fn live(to: SocketAddr, number: u64) -> io::Result<()> {
     stream.read_exact(&mut frame)
 }
 
-fn count<D: Driver>(driver: D) -> u64 {
-    let options = Flock::builder().seed(1);
+/// Hands everything on.
+struct Passing;
+
+impl Connector for Passing {
+    fn outgoing(&mut self, bytes: Bytes, peer: &mut ToPeer<'_>) -> Result<(), ConnectorError> {
+        peer.put(bytes)
+    }
+
+    fn incoming(
+        &mut self,
+        _: &[u8],
+        local: &mut ToLocal<'_>,
+        _: &mut ToPeer<'_>,
+    ) -> Result<(), ConnectorError> {
+        local.pass()
+    }
+}
+
+fn count<D: Driver>(driver: D, options: Builder) -> u64 {
     let (flock, mut shards) = options
+        .seed(1)
         .assemble(vec![driver], |_| Ignore)
         .expect("the options make sense");
     let shard = &mut shards[0];
@@ -60,11 +80,25 @@ fn count<D: Driver>(driver: D) -> u64 {
 #[test]
 fn a_served_peer_costs_no_allocation_on_epoll() {
     let driver = PollDriver::new(&config(), Clock::start()).expect("epoll");
-    assert_eq!(count(driver), 0, "in {COUNTED} peers");
+    assert_eq!(count(driver, Flock::builder()), 0, "in {COUNTED} peers");
 }
 
 #[test]
 fn a_served_peer_costs_no_allocation_on_io_uring() {
     let driver = UringDriver::new(&config(), Clock::start()).expect("io_uring");
-    assert_eq!(count(driver), 0, "in {COUNTED} peers");
+    assert_eq!(count(driver, Flock::builder()), 0, "in {COUNTED} peers");
+}
+
+#[test]
+fn a_connector_in_between_costs_no_allocation_on_epoll() {
+    let driver = PollDriver::new(&config(), Clock::start()).expect("epoll");
+    let options = Flock::builder().connector(|_| Passing);
+    assert_eq!(count(driver, options), 0, "in {COUNTED} peers");
+}
+
+#[test]
+fn a_connector_in_between_costs_no_allocation_on_io_uring() {
+    let driver = UringDriver::new(&config(), Clock::start()).expect("io_uring");
+    let options = Flock::builder().connector(|_| Passing);
+    assert_eq!(count(driver, options), 0, "in {COUNTED} peers");
 }
