@@ -3,9 +3,10 @@
 
 use crate::engine::{Engine, id, on_each_backend, stays, until};
 use crate::node::{NodePeer, Started};
+use crate::relay::Relay;
 use flock_engine::{Connection, Flock, IdChoice, PeerId, Transport};
 use serde_json::json;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 /// One dial.
@@ -30,28 +31,57 @@ const fn dial(ours: bool, over: Transport) -> Dial {
 struct Pair {
     swarm: u32,
     peer: Started,
-    first: Dial,
-    second: Dial,
+    dials: [Dial; 2],
     /// Whether Node's id is the smaller one.
     node_is_smaller: bool,
+    /// Node's second address over uTP, where we dial it twice.
+    relay: Option<Relay>,
 }
 
 impl Pair {
-    /// The rule, in its own words: TCP before uTP, else the newer one if the smaller id dialled
-    /// it, else the older one.
-    fn survivor(&self) -> Dial {
-        match (self.first.over, self.second.over) {
-            (Transport::Utp, Transport::Tcp) => self.second,
-            (Transport::Tcp, Transport::Utp) => self.first,
-            _ if self.second.ours != self.node_is_smaller => self.second,
-            _ => self.first,
+    fn start(node: &mut NodePeer, swarm: u32, dials: [Dial; 2], node_is_smaller: bool) -> Self {
+        let mut name = id(if node_is_smaller { 0x10 } else { 0xf0 })
+            .as_bytes()
+            .to_vec();
+        name[1] = u8::try_from(swarm).unwrap();
+        let name = PeerId::new(&name).unwrap().to_string();
+        let peer = node.start(swarm, json!({"id": name, "utp": true}));
+        let twice = dials == [dial(true, Transport::Utp); 2];
+        Self {
+            swarm,
+            dials,
+            node_is_smaller,
+            relay: twice.then(|| Relay::to(peer.port)),
+            peer,
         }
     }
 
+    /// Which of the two stays. The rule, in its own words: TCP before uTP, else the newer one if
+    /// the smaller id dialled it, else the older one.
+    fn survivor(&self) -> usize {
+        let [first, second] = self.dials;
+        match (first.over, second.over) {
+            (Transport::Utp, Transport::Tcp) => 1,
+            (Transport::Tcp, Transport::Utp) => 0,
+            _ => usize::from(second.ours != self.node_is_smaller),
+        }
+    }
+
+    /// Where we dial Node. Two of ours go to two addresses, since we do not dial a connected
+    /// candidate. Node listens at all of this host's over TCP, but its uTP answers come from the
+    /// first alone.
+    fn target(&self, turn: usize) -> SocketAddr {
+        let host = match (self.dials[turn].over, &self.relay) {
+            (Transport::Tcp, _) => Ipv4Addr::from([127, 0, 0, if turn == 0 { 2 } else { 3 }]),
+            (Transport::Utp, Some(relay)) if turn == 1 => return relay.addr,
+            (Transport::Utp, _) => Ipv4Addr::LOCALHOST,
+        };
+        (host, self.peer.port).into()
+    }
+
     /// Has one side dial. To our dials Node is there over both transports, or over uTP alone.
-    /// Two of ours go to two addresses, since we do not dial a connected candidate.
-    fn dial(&self, node: &mut NodePeer, engine: &Engine, dial: Dial) {
-        let swarm = self.swarm;
+    fn dial(&self, node: &mut NodePeer, engine: &Engine, turn: usize) {
+        let (swarm, dial) = (self.swarm, self.dials[turn]);
         if !dial.ours {
             let over = dial.over.to_string().to_lowercase();
             node.command(&json!({
@@ -59,48 +89,25 @@ impl Pair {
             }));
             return;
         }
-        if dial.over == Transport::Utp {
+        // At the relay nobody is there over TCP.
+        if dial.over == Transport::Utp && (turn == 0 || self.relay.is_none()) {
             node.command(&json!({"cmd": "shut", "swarm": swarm}));
             node.event("shut", |e| e["swarm"] == swarm);
         }
-        // Its uTP answers come from the first address alone.
-        let host = match dial.over {
-            Transport::Tcp => Ipv4Addr::new(127, 0, 0, 2),
-            Transport::Utp => Ipv4Addr::LOCALHOST,
-        };
-        engine.dial_at(host, self.peer.port);
+        let target = self.target(turn);
+        let asked = engine.flock.add_peer("interop", target);
+        asked.expect("the engine takes commands");
     }
 }
 
-/// These would need two addresses where Node answers over the one transport.
-fn ours_twice_over_the_same(first: Dial, second: Dial) -> bool {
-    first.ours && first == second
-}
-
-/// Both ids orders, all first and all second dials, but for two of ours over the same
-/// transport.
+/// Both orders of the ids, all first and all second dials.
 fn pairs(node: &mut NodePeer) -> Vec<Pair> {
     let mut pairs = Vec::new();
     for node_is_smaller in [true, false] {
         for first in DIALS {
             for second in DIALS {
-                if ours_twice_over_the_same(first, second) {
-                    continue;
-                }
                 let swarm = u32::try_from(pairs.len()).unwrap();
-                let mut name = id(if node_is_smaller { 0x10 } else { 0xf0 })
-                    .as_bytes()
-                    .to_vec();
-                name[1] = u8::try_from(swarm).unwrap();
-                let name = PeerId::new(&name).unwrap().to_string();
-                let peer = node.start(swarm, json!({"id": name, "utp": true}));
-                pairs.push(Pair {
-                    swarm,
-                    peer,
-                    first,
-                    second,
-                    node_is_smaller,
-                });
+                pairs.push(Pair::start(node, swarm, [first, second], node_is_smaller));
             }
         }
     }
@@ -126,14 +133,14 @@ fn at_rest(node: &mut NodePeer, engine: &Engine, pairs: &[Pair]) -> bool {
         })
 }
 
-/// Both sides hold the same connection, which is the one `wanted` says.
-fn compare(node: &mut NodePeer, engine: &Engine, pairs: &[Pair], wanted: impl Fn(&Pair) -> Dial) {
+/// Both sides hold the same connection, which is that of the dial that `stays` says.
+fn compare(node: &mut NodePeer, engine: &Engine, pairs: &[Pair], stays: impl Fn(&Pair) -> usize) {
     let conns = engine.flock.connections().unwrap();
     assert_eq!(conns.len(), pairs.len());
     for pair in pairs {
         let case = format!(
-            "{:?}, {:?}, Node's id smaller: {}",
-            pair.first, pair.second, pair.node_is_smaller
+            "{:?}, Node's id smaller: {}",
+            pair.dials, pair.node_is_smaller
         );
         let of_peer = |peer: &PeerId| peer.to_string() == pair.peer.id;
         let mut ours = conns
@@ -142,8 +149,12 @@ fn compare(node: &mut NodePeer, engine: &Engine, pairs: &[Pair], wanted: impl Fn
         let (Some(conn), None) = (ours.next(), ours.next()) else {
             panic!("not one connection: {case}");
         };
-        let wanted = wanted(pair);
+        let turn = stays(pair);
+        let wanted = pair.dials[turn];
         assert_eq!(dial(conn.initiator, conn.transport), wanted, "{case}");
+        if wanted.ours {
+            assert_eq!(conn.addr, pair.target(turn), "{case}");
+        }
         let seen = node.heard(pair.swarm);
         assert_eq!(seen.len(), 1, "{case}");
         let end = &seen[&engine.flock.id().to_string()];
@@ -163,22 +174,19 @@ fn whoever_dialled_over_whatever_one_connection_stays() {
         let pairs = pairs(node);
         let mut conns = Vec::new();
         for pair in &pairs {
-            pair.dial(node, engine, pair.first);
+            pair.dial(node, engine, 0);
         }
         until("the first connections", || {
             look(engine, &mut conns);
             at_rest(node, engine, &pairs)
         });
-        compare(node, engine, &pairs, |pair| pair.first);
-        for pair in pairs
-            .iter()
-            .filter(|p| p.first == DIALS[1] && p.second == DIALS[0])
-        {
+        compare(node, engine, &pairs, |_| 0);
+        for pair in pairs.iter().filter(|p| p.dials == [DIALS[1], DIALS[0]]) {
             node.command(&json!({"cmd": "open", "swarm": pair.swarm, "port": pair.peer.port}));
             node.event("opened", |e| e["swarm"] == pair.swarm);
         }
         for pair in &pairs {
-            pair.dial(node, engine, pair.second);
+            pair.dial(node, engine, 1);
         }
         until("one connection of two", || {
             look(engine, &mut conns);
@@ -196,7 +204,7 @@ fn whoever_dialled_over_whatever_one_connection_stays() {
             dialled(engine) == before && at_rest(node, engine, &pairs)
         });
         for pair in &pairs {
-            let by_node = [pair.first, pair.second].iter().filter(|d| !d.ours).count();
+            let by_node = pair.dials.iter().filter(|d| !d.ours).count();
             assert_eq!(node.status(pair.swarm).dials, by_node as u64);
         }
         compare(node, engine, &pairs, Pair::survivor);

@@ -34,12 +34,7 @@ impl Engine {
 
     /// Has the engine dial a port of this host.
     pub(crate) fn dial(&self, port: u16) {
-        self.dial_at(Ipv4Addr::LOCALHOST, port);
-    }
-
-    /// Has the engine dial a port of this host by one of its addresses.
-    pub(crate) fn dial_at(&self, host: Ipv4Addr, port: u16) {
-        let addr = SocketAddr::from((host, port));
+        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let asked = self.flock.add_peer("interop", addr);
         asked.expect("the engine takes commands");
     }

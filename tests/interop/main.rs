@@ -24,6 +24,8 @@ mod protocol;
 #[cfg(test)]
 mod reannounce;
 #[cfg(test)]
+mod relay;
+#[cfg(test)]
 mod restart;
 #[cfg(test)]
 mod shutdown;
