@@ -47,6 +47,33 @@ fn after_node_restarts_at_its_port_we_reconnect_over_utp() {
     node_restarts(true);
 }
 
+/// Node dialled us and is back at its port, knowing nobody: our next word over uTP tells us, and
+/// its next announcement brings it.
+#[test]
+fn after_node_restarts_what_we_say_over_utp_tells_us_whoever_had_dialled() {
+    on_each_backend(&with_id(0).tcp(false).utp(true), |first, engine| {
+        let peer = first.start(0, options(0, true));
+        first.add_peer(0, engine.port);
+        let conn = engine.accept();
+        assert!(!conn.info().initiator);
+        first.event("connection", |_| true);
+        first.command(&json!({"cmd": "exit"}));
+        let mut second = NodePeer::spawn().expect("Node was there a moment ago");
+        assert_eq!(second.start(0, options(peer.port, true)).port, peer.port);
+        until("we notice", || {
+            let sent = conn.send_timeout("anybody?", Duration::ZERO);
+            sent.is_err() || conn.is_closed()
+        });
+        until("we forget it", || engine.flock.stats().connected == 0);
+        drop(conn);
+        second.add_peer(0, engine.port);
+        let conn = engine.accept();
+        assert_eq!(peer_id(&conn), peer.id);
+        let seen = second.event("connection", |_| true);
+        verify(&mut second, &seen, &conn, 1_000);
+    });
+}
+
 /// Node dialled us; we end and come back, and it finds us by its retries.
 #[test]
 fn after_we_restart_at_our_port_node_reconnects() {
