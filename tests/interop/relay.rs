@@ -20,20 +20,15 @@ impl Relay {
         // How late it notices that it is over.
         let patience = Some(Duration::from_millis(50));
         socket.set_read_timeout(patience).expect("a valid time");
+        let addr = socket.local_addr().expect("it is bound");
+        let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let over = Arc::new(AtomicBool::new(false));
+        let told = over.clone();
+        let thread = thread::spawn(move || pass_on(&socket, peer, &told));
         Self {
-            addr: socket.local_addr().expect("it is bound"),
-            thread: Some(thread::spawn({
-                let over = over.clone();
-                move || {
-                    pass_on(
-                        &socket,
-                        SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
-                        &over,
-                    )
-                }
-            })),
+            addr,
             over,
+            thread: Some(thread),
         }
     }
 }
