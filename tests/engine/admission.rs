@@ -199,6 +199,8 @@ fn nobody_is_served_above_the_watermark(ground: Ground) {
     let mut events = flock.events().unwrap();
     let first = dialler(ground, 1, addr);
     let slow = first.accept_timeout(PATIENCE).unwrap();
+    // The other side may be admitted later.
+    wait_for("the first", || flock.stats().connected == 1);
     let conn = flock.connections().unwrap()[0].conn;
     // More than the system takes of a peer that does not read.
     let blob = Bytes::from(vec![7; 16 << 20]);
