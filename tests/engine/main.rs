@@ -32,6 +32,8 @@ mod hostile;
 #[cfg(test)]
 mod idle;
 #[cfg(test)]
+mod inherited;
+#[cfg(test)]
 mod peers;
 #[cfg(test)]
 mod policy;

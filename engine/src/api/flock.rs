@@ -17,9 +17,8 @@ use flock_transport::canonical;
 use std::cell::Cell;
 use std::fmt;
 use std::future::poll_fn;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::thread::JoinHandle;
@@ -43,6 +42,9 @@ pub(crate) struct Inner<M: Send + 'static> {
     pub(crate) id: PeerId,
     pub(crate) selected: Option<Selected>,
     pub(crate) listen: ListenOptions,
+    /// Which transports are spoken.
+    pub(crate) tcp: bool,
+    pub(crate) utp: bool,
     pub(crate) threads: Mutex<Vec<JoinHandle<()>>>,
     pub(crate) bound: Mutex<Vec<SocketAddr>>,
     /// Calls of `listen` so far. Held by the one in progress, which waits for the shards: no
@@ -126,98 +128,6 @@ impl<M: Send + 'static> Flock<M> {
         Self {
             inner: Arc::new(inner),
         }
-    }
-
-    /// Listens on `port` for IPv4 and IPv6, 0 for any, and returns the address bound. Blocks
-    /// until all shards listen; when one cannot, none does, and earlier listeners stay.
-    ///
-    /// # Errors
-    /// The port is taken, also by another process of the same user, or may not be used; or this
-    /// was called by a handler.
-    pub fn listen(&self, port: u16) -> Result<SocketAddr, FlockError> {
-        not_on_a_shard()?;
-        self.listen_any(&mut self.inner.lock_listens(), port)
-    }
-
-    /// As [`listen`](Self::listen), on one address.
-    ///
-    /// # Errors
-    /// As [`listen`](Self::listen).
-    pub fn listen_at(&self, addr: SocketAddr) -> Result<SocketAddr, FlockError> {
-        not_on_a_shard()?;
-        self.listen_as(&mut self.inner.lock_listens(), addr)
-    }
-
-    fn listen_any(&self, listens: &mut u64, port: u16) -> Result<SocketAddr, FlockError> {
-        let six = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port);
-        match self.listen_as(listens, six) {
-            // A host without IPv6.
-            Err(FlockError::Io(error)) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
-                let four = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
-                self.listen_as(listens, four)
-            }
-            other => other,
-        }
-    }
-
-    /// Of several that ask at a time one listens, and the others wait for it.
-    fn listen_if_nobody_did(&self) -> Result<(), FlockError> {
-        if self.listening().is_empty() {
-            not_on_a_shard()?;
-            let mut listens = self.inner.lock_listens();
-            if self.listening().is_empty() {
-                self.listen_any(&mut listens, 0)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn listen_as(&self, listens: &mut u64, addr: SocketAddr) -> Result<SocketAddr, FlockError> {
-        *listens += 1;
-        let group = *listens;
-        let mut at = addr;
-        for shard in 0..self.shards() {
-            match self.listen_shard(shard, group, at) {
-                Ok(here) => at = here,
-                Err(error) => {
-                    // Half a group would lose the connections that hash to the other half.
-                    for sender in &self.inner.senders[..shard] {
-                        sender.send_protocol(Mail::Command(Command::Unlisten { group }));
-                    }
-                    return Err(error);
-                }
-            }
-        }
-        self.inner.lock_bound().push(at);
-        Ok(at)
-    }
-
-    fn listen_shard(
-        &self,
-        shard: usize,
-        group: u64,
-        addr: SocketAddr,
-    ) -> Result<SocketAddr, FlockError> {
-        let options = ListenOptions {
-            shared: self.shards() > 1,
-            exclusive: shard == 0,
-            ..self.inner.listen
-        };
-        let (reply, answer) = sync_channel(1);
-        let command = Command::Listen {
-            addr,
-            options,
-            group,
-            reply,
-        };
-        post(&self.inner.senders[shard], command)?;
-        Ok(answer.recv().map_err(|_| FlockError::ShutDown)??)
-    }
-
-    /// The addresses listened on.
-    #[must_use]
-    pub fn listening(&self) -> Vec<SocketAddr> {
-        self.inner.lock_bound().clone()
     }
 
     /// Joins a channel: a name, hash or id. Listens on any port if nobody did yet. Joining twice
@@ -473,10 +383,6 @@ impl<M: Send + 'static> Flock<M> {
 impl<M: Send + 'static> Inner<M> {
     pub(super) fn lock_bound(&self) -> MutexGuard<'_, Vec<SocketAddr>> {
         self.bound.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn lock_listens(&self) -> MutexGuard<'_, u64> {
-        self.listens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn begin_shutdown(&self, within: Duration) {

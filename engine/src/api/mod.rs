@@ -11,6 +11,7 @@ mod deploy;
 mod exchange;
 mod flock;
 mod handler;
+mod listening;
 mod pieces;
 mod pipe;
 mod readwrite;

@@ -118,6 +118,8 @@ fn wire<M: Send + 'static>(
         homes: Homes::new(hash_seed, count),
         id,
         selected,
+        tcp: options.tcp,
+        utp: options.utp,
         listen: flock_tcp::ListenOptions {
             stream: options.stream,
             ..options.listen

@@ -22,6 +22,7 @@ pub use datagrams::{BoundDatagrams, CappedBuffer, DatagramOptions};
 pub use op::{ConnectOptions, Op, OpKey, QueueFull, SocketId, Token, Verb};
 pub use poll::PollDriver;
 pub use probe::{Reason, Selected, Unavailable, probe, select};
+pub(crate) use sys::{Inherited, InheritedKind};
 pub use sys::{Limits, OpenFiles, raise_open_files};
 pub use uring::UringDriver;
 
@@ -30,6 +31,7 @@ pub use flock_tcp::{ListenOptions, StreamOptions};
 pub use flock_transport::{Chunks, CloseHow, Errno, HandshakeError, Instant, Train};
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 /// The most trains of one datagram socket under way.
@@ -72,6 +74,32 @@ pub trait Driver {
         options: &DatagramOptions,
         token: Token,
     ) -> io::Result<BoundDatagrams>;
+
+    /// As [`listen`](Self::listen), with a listener that somebody else made. Of `options` only
+    /// what accepted connections inherit, and when they are accepted, is set on it. Closing it
+    /// closes the descriptor; the listener, and who waits in its backlog, stays for others that
+    /// hold it. Errors are the system's, or `Unsupported` where there are no descriptors.
+    fn adopt_listener(
+        &mut self,
+        _listener: OwnedFd,
+        _options: &ListenOptions,
+        _token: Token,
+    ) -> io::Result<(SocketId, SocketAddr)> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// As [`bind_datagrams`](Self::bind_datagrams), with a bound socket that somebody else made.
+    /// Its buffers are enlarged to those of `options`, never made smaller. Others may hold it,
+    /// too: each datagram reaches one of all who receive. Errors as for
+    /// [`adopt_listener`](Self::adopt_listener).
+    fn adopt_datagrams(
+        &mut self,
+        _socket: OwnedFd,
+        _options: &DatagramOptions,
+        _token: Token,
+    ) -> io::Result<BoundDatagrams> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// Makes the sockets that share the address of `socket` receive by uTP connection id, for
     /// `shards` sockets bound in the order of their shards, once, after the last of them:

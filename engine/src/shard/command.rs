@@ -4,6 +4,7 @@ use super::Scope;
 use crate::api::{Ban, BanTarget, Pending};
 use crate::event::{ConnectionInfo, ConnectionReport};
 use crate::files::Fetched;
+use crate::io::Inherited;
 use crate::names::{ChannelKey, ConnId};
 use crate::swarm::{ChannelQuota, ChannelStatus, PeerMessage};
 use bytes::Bytes;
@@ -49,6 +50,15 @@ pub(crate) enum Command {
         /// Names the call, for `Unlisten`.
         group: u64,
         reply: Reply<io::Result<SocketAddr>>,
+    },
+    /// Serve a socket that somebody else made.
+    Adopt {
+        socket: Inherited,
+        /// Sockets of this kind at its address.
+        siblings: usize,
+        options: ListenOptions,
+        group: u64,
+        reply: Reply<io::Result<()>>,
     },
     Unlisten {
         group: u64,

@@ -436,15 +436,23 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             .bind_datagrams(addr, &options, datagram_token())?;
         let shards = u16::try_from(self.routes.len()).unwrap_or(u16::MAX);
         let last = self.links.shard + 1 == shards;
-        if options.shared && last && self.driver.steer(bound.socket, shards).is_err() {
-            // The kernel spreads them by address, and shards hand on what is not theirs.
-            self.counters.steering_failures += 1;
+        if options.shared && last {
+            self.steer(bound.socket);
         }
         self.add_side(&bound, &options, Some(group));
         Ok(bound.addr)
     }
 
-    fn add_side(
+    /// Makes the kernel give each shard's socket the datagrams of its connections.
+    pub(super) fn steer(&mut self, last: SocketId) {
+        let shards = u16::try_from(self.routes.len()).unwrap_or(u16::MAX);
+        if self.driver.steer(last, shards).is_err() {
+            // The kernel spreads them by address, and shards hand on what is not theirs.
+            self.counters.steering_failures += 1;
+        }
+    }
+
+    pub(super) fn add_side(
         &mut self,
         bound: &BoundDatagrams,
         options: &DatagramOptions,

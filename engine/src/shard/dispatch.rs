@@ -39,6 +39,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                         listener.broken_until = now + LISTENER_REST;
                     }
                 }
+                self.close_leaving();
             }
             // A connection that was refused, or the listener itself.
             _ => {}

@@ -12,6 +12,7 @@ mod dispatch;
 mod files;
 mod handshake;
 mod idle;
+mod inherited;
 mod joints;
 mod link;
 pub(crate) mod mailbox;
@@ -106,6 +107,8 @@ pub struct Shard<D: Driver, H: Handler> {
 struct Listener {
     socket: SocketId,
     accepting: bool,
+    /// Closed as soon as it accepts no more.
+    leaving: bool,
     /// Which call of the API made it: all shards' listeners of one call stand and fall together.
     group: u64,
     /// When to try a listener again that broke.

@@ -58,6 +58,17 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                     let _ = reply.try_send(self.listen_in(group, addr, &options));
                 }
             }
+            Command::Adopt {
+                socket,
+                siblings,
+                options,
+                group,
+                reply,
+            } => {
+                if self.ending.is_none() {
+                    let _ = reply.try_send(self.adopt(group, socket, siblings, &options));
+                }
+            }
             Command::Unlisten { group } => self.unlisten(|other| other == group),
             Command::Join { channel, announce } => self.swarm.join(channel, announce),
             Command::Leave { channel } => self.swarm.leave(now, &channel),
@@ -133,13 +144,18 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             return self.listen_utp(group, addr, options);
         }
         let (socket, bound) = self.bind_both(group, addr, options)?;
+        self.add_listener(group, socket);
+        Ok(bound)
+    }
+
+    pub(super) fn add_listener(&mut self, group: u64, socket: SocketId) {
         self.listeners.push(Listener {
             socket,
             accepting: false,
+            leaving: false,
             group,
             broken_until: Instant::ZERO,
         });
-        Ok(bound)
     }
 
     /// A TCP listener, and the same port for uTP if that is spoken: where any will do, one that is
@@ -177,6 +193,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         {
             discard(&mut self.driver, listener.socket);
         }
+        self.retire_sides(which);
+    }
+
+    /// Lets the uTP connections of these groups end, and accepts no more.
+    pub(super) fn retire_sides(&mut self, which: impl Fn(u64) -> bool) {
         for (_, side) in &mut self.links.utp.sides {
             if side.group.is_some_and(&which) {
                 side.retired = true;

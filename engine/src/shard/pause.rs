@@ -1,10 +1,10 @@
 //! Nothing new for a while, or for good.
 
-use super::Shard;
 use super::command::Reply;
 use super::link::{Link, Phase};
+use super::{Listener, Shard, discard};
 use crate::api::Handler;
-use crate::io::Driver;
+use crate::io::{Driver, OpKey, Verb};
 use crate::table::Key;
 use flock_transport::Instant;
 
@@ -33,9 +33,30 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     pub(super) fn drain(&mut self, now: Instant, reply: Reply<()>) {
         self.pause.draining = true;
         self.pause.drained.push(reply);
-        self.unlisten(|_| true);
+        self.leave_listeners();
+        self.retire_sides(|_| true);
         self.swarm.suspend_starts(now, true);
         self.abort_dials(now);
+    }
+
+    /// Closes every listener once it has handed over what it had accepted by then: who else holds
+    /// an inherited one does not get those, and for them this is no refusal.
+    fn leave_listeners(&mut self) {
+        for listener in &mut self.listeners {
+            listener.leaving = true;
+            if listener.accepting {
+                let (socket, verb) = (listener.socket, Verb::Accept);
+                self.driver.cancel(OpKey { socket, verb });
+            }
+        }
+        self.close_leaving();
+    }
+
+    pub(super) fn close_leaving(&mut self) {
+        let over = |listener: &mut Listener| listener.leaving && !listener.accepting;
+        for listener in self.listeners.extract_if(.., over) {
+            discard(&mut self.driver, listener.socket);
+        }
     }
 
     /// Gives up what has not been established.
@@ -53,7 +74,8 @@ impl<D: Driver, H: Handler> Shard<D, H> {
 
     /// Answers who waits for that, once no connection is left but what has been reported as closed.
     pub(super) fn report_drained(&mut self) {
-        if self.pause.drained.is_empty() || self.links.table.len() > self.links.ending() {
+        let open = self.links.table.len() > self.links.ending() || !self.listeners.is_empty();
+        if self.pause.drained.is_empty() || open {
             return;
         }
         for reply in self.pause.drained.drain(..) {

@@ -3,7 +3,7 @@
 use super::PollDriver;
 use super::slots::Source;
 use super::wait::poll_token;
-use crate::io::sys::{Blocking, listen_socket};
+use crate::io::sys::{Blocking, adopt_listener, listen_socket};
 use crate::io::{Outcome, QueueFull, SocketId, Token};
 use flock_tcp::ListenOptions;
 use flock_transport::{Errno, Instant, canonical};
@@ -11,6 +11,7 @@ use mio::Interest;
 use mio::net::{TcpListener, TcpStream};
 use std::io;
 use std::net::{self, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 /// What one listener may accept in one turn.
@@ -66,7 +67,29 @@ impl PollDriver {
         if self.slots.full() {
             return Err(io::Error::new(io::ErrorKind::QuotaExceeded, QueueFull));
         }
-        let (fd, bound) = listen_socket(addr, options, Blocking::No)?;
+        let made = listen_socket(addr, options, Blocking::No)?;
+        self.watch_listener(made, token)
+    }
+
+    /// As `open_listener`, with a listener that somebody else made.
+    pub(super) fn take_listener(
+        &mut self,
+        listener: OwnedFd,
+        options: &ListenOptions,
+        token: Token,
+    ) -> io::Result<(SocketId, SocketAddr)> {
+        if self.slots.full() {
+            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, QueueFull));
+        }
+        let made = adopt_listener(listener, options, Blocking::No)?;
+        self.watch_listener(made, token)
+    }
+
+    fn watch_listener(
+        &mut self,
+        (fd, bound): (OwnedFd, SocketAddr),
+        token: Token,
+    ) -> io::Result<(SocketId, SocketAddr)> {
         let listener = TcpListener::from_std(net::TcpListener::from(fd));
         let socket = self
             .slots

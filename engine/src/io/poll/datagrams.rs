@@ -3,7 +3,7 @@
 use super::PollDriver;
 use super::slots::Source;
 use super::wait::poll_token;
-use crate::io::sys::{self, Blocking, Inbox, Moment, Outbox};
+use crate::io::sys::{self, Blocking, DatagramSocket, Inbox, Moment, Outbox};
 use crate::io::{
     BoundDatagrams, DatagramOptions, LoanId, Outcome, QueueFull, SocketId, TRAINS_MAX, Token,
 };
@@ -13,7 +13,7 @@ use mio::net::UdpSocket;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{self, SocketAddr};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 /// What a turn receives at the most where messages are long: half of a usual second-level cache.
 const HOT_BYTES: usize = 512 * 1024;
@@ -115,6 +115,25 @@ impl PollDriver {
             return Err(io::Error::new(io::ErrorKind::QuotaExceeded, QueueFull));
         }
         let made = sys::datagram_socket(addr, options, Blocking::No)?;
+        self.watch_datagrams(made, token)
+    }
+
+    /// As `open_datagrams`, with a socket that somebody else made.
+    pub(super) fn take_datagrams(
+        &mut self,
+        socket: OwnedFd,
+        options: &DatagramOptions,
+        token: Token,
+    ) -> io::Result<BoundDatagrams> {
+        let made = sys::adopt_datagrams(socket, options)?;
+        self.watch_datagrams(made, token)
+    }
+
+    fn watch_datagrams(
+        &mut self,
+        made: DatagramSocket,
+        token: Token,
+    ) -> io::Result<BoundDatagrams> {
         let socket = UdpSocket::from_std(net::UdpSocket::from(made.fd));
         let Some(id) = self.slots.insert(Source::Datagrams(socket), token) else {
             return Err(io::Error::new(io::ErrorKind::QuotaExceeded, QueueFull));

@@ -29,7 +29,7 @@ use slots::{Slots, Source};
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 use wait::Waiter;
 
@@ -189,9 +189,23 @@ impl PollDriver {
             self.counters.soft_errors += 1;
         }
         self.complete(index, Outcome::Closed);
-        // Closing the descriptor takes it out of the epoll set (epoll(7), question 6).
+        self.unwatch(index);
         self.slots.remove(index);
         self.resume_accepts();
+    }
+
+    /// Takes a socket out of the epoll set that closing its descriptor may leave in it: somebody
+    /// else may hold it, too (epoll(7), question 6). A stream is ours alone.
+    fn unwatch(&mut self, index: u32) {
+        let registry = self.waiter.registry();
+        let gone = match &mut self.slots.at_mut(index).source {
+            Source::Listener(listener) => registry.deregister(listener),
+            Source::Datagrams(socket) => registry.deregister(socket),
+            Source::Stream(_) | Source::Gone => Ok(()),
+        };
+        if gone.is_err() {
+            self.counters.soft_errors += 1;
+        }
     }
 
     fn drop_send(&mut self, index: u32) {
@@ -301,6 +315,24 @@ impl Driver for PollDriver {
         token: Token,
     ) -> io::Result<BoundDatagrams> {
         self.open_datagrams(addr, options, token)
+    }
+
+    fn adopt_listener(
+        &mut self,
+        listener: OwnedFd,
+        options: &ListenOptions,
+        token: Token,
+    ) -> io::Result<(SocketId, SocketAddr)> {
+        self.take_listener(listener, options, token)
+    }
+
+    fn adopt_datagrams(
+        &mut self,
+        socket: OwnedFd,
+        options: &DatagramOptions,
+        token: Token,
+    ) -> io::Result<BoundDatagrams> {
+        self.take_datagrams(socket, options, token)
     }
 
     fn steer(&mut self, socket: SocketId, shards: u16) -> io::Result<()> {

@@ -51,23 +51,47 @@ pub(crate) fn datagram_socket(
     if options.shared {
         socket.set_reuse_port(true)?;
     }
+    set_datagram_options(&socket, addr, options)?;
+    socket.bind(&addr.into())?;
+    DatagramSocket::of(socket)
+}
+
+impl DatagramSocket {
+    /// A bound socket with its options.
+    pub(super) fn of(socket: Socket) -> io::Result<Self> {
+        Ok(Self {
+            addr: ip_address(&socket.local_addr()?)?,
+            recv_buffer: usable(socket.recv_buffer_size()?),
+            send_buffer: usable(socket.send_buffer_size()?),
+            fd: socket.into(),
+        })
+    }
+}
+
+/// The kernel keeps and reports twice what was asked for, to cover its own bookkeeping.
+fn usable(bytes: usize) -> u32 {
+    u32::try_from(bytes / 2).unwrap_or(u32::MAX)
+}
+
+/// Options of a socket that is or will be bound at `local`. Buffers that are larger already stay.
+pub(super) fn set_datagram_options(
+    socket: &Socket,
+    local: SocketAddr,
+    options: &DatagramOptions,
+) -> io::Result<()> {
     // Trains are received whole where the kernel and the driver of the card can (udp(7)); without
     // it each datagram comes alone.
-    let _ = set_int_option(&socket, libc::SOL_UDP, libc::UDP_GRO, 1);
-    set_int_option(&socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1)?;
-    set_fragmentation(&socket, addr, Fragmentation::Allowed)?;
-    // Capped silently; what came of it is read below.
-    socket.set_recv_buffer_size(options.recv_buffer as usize)?;
-    socket.set_send_buffer_size(options.send_buffer as usize)?;
-    socket.bind(&addr.into())?;
-    // The kernel keeps and reports twice what was asked for, to cover its own bookkeeping.
-    let half = |bytes: usize| u32::try_from(bytes / 2).unwrap_or(u32::MAX);
-    Ok(DatagramSocket {
-        addr: ip_address(&socket.local_addr()?)?,
-        recv_buffer: half(socket.recv_buffer_size()?),
-        send_buffer: half(socket.send_buffer_size()?),
-        fd: socket.into(),
-    })
+    let _ = set_int_option(socket, libc::SOL_UDP, libc::UDP_GRO, 1);
+    set_int_option(socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1)?;
+    set_fragmentation(socket, local, Fragmentation::Allowed)?;
+    // Capped silently; the caller reads what came of it.
+    if usable(socket.recv_buffer_size()?) < options.recv_buffer {
+        socket.set_recv_buffer_size(options.recv_buffer as usize)?;
+    }
+    if usable(socket.send_buffer_size()?) < options.send_buffer {
+        socket.set_send_buffer_size(options.send_buffer as usize)?;
+    }
+    Ok(())
 }
 
 fn bare_socket(

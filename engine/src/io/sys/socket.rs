@@ -37,11 +37,7 @@ pub(crate) fn listen_socket(
         socket.set_reuse_port(true)?;
     }
     set_v6_only(&socket, addr, options)?;
-    set_stream_options(&socket, &options.stream)?;
-    if let Some(after) = options.defer_accept {
-        let seconds = i32::try_from(after.as_secs().max(1)).unwrap_or(i32::MAX);
-        set_int_option(&socket, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, seconds)?;
-    }
+    set_listener_options(&socket, options)?;
     socket.bind(&addr.into())?;
     socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
     drop(probe);
@@ -118,6 +114,16 @@ fn set_v6_only(socket: &Socket, addr: SocketAddr, options: &ListenOptions) -> io
         SocketAddr::V4(_) => Ok(()),
         SocketAddr::V6(v6) => socket.set_only_v6(!(options.dual_stack && v6.ip().is_unspecified())),
     }
+}
+
+/// What accepted connections inherit, and when they are accepted.
+pub(super) fn set_listener_options(socket: &Socket, options: &ListenOptions) -> io::Result<()> {
+    set_stream_options(socket, &options.stream)?;
+    if let Some(after) = options.defer_accept {
+        let seconds = i32::try_from(after.as_secs().max(1)).unwrap_or(i32::MAX);
+        set_int_option(socket, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, seconds)?;
+    }
+    Ok(())
 }
 
 fn set_stream_options(socket: &Socket, options: &StreamOptions) -> io::Result<()> {

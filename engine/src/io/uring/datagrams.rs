@@ -4,7 +4,9 @@ use super::buffers::{self, Buffers};
 use super::reap::{self, Report};
 use super::slots::{Ops, State};
 use super::{Ring, UringDriver};
-use crate::io::sys::{self, Blocking, CONTROL_BYTES, Moment, NAME_BYTES, PAYLOAD_BYTES};
+use crate::io::sys::{
+    self, Blocking, CONTROL_BYTES, DatagramSocket, Moment, NAME_BYTES, PAYLOAD_BYTES,
+};
 use crate::io::{
     BoundDatagrams, Completions, DatagramOptions, Outcome, QueueFull, SocketId, TRAINS_MAX, Token,
 };
@@ -13,7 +15,7 @@ use io_uring::types::RecvMsgOut;
 use io_uring::{opcode, squeue, types};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{BorrowedFd, IntoRawFd, RawFd};
+use std::os::fd::{BorrowedFd, RawFd};
 
 /// What the kernel writes before the payload: its own header (`struct io_uring_recvmsg_out`), the
 /// name and the control messages.
@@ -100,18 +102,28 @@ impl UringDriver {
         options: &DatagramOptions,
         token: Token,
     ) -> io::Result<BoundDatagrams> {
+        self.prepare_datagrams()?;
+        let made = sys::datagram_socket(addr, options, Blocking::Yes)?;
+        self.own_datagrams(made, token)
+    }
+
+    /// Makes what the first datagram socket needs.
+    pub(super) fn prepare_datagrams(&mut self) -> io::Result<()> {
         if self.down {
             return Err(io::Error::from_raw_os_error(libc::ESHUTDOWN));
         }
         if self.memory.is_none() {
             *self.memory = Some(Memory::register(&self.ring, self.datagram_buffers)?);
         }
-        let made = sys::datagram_socket(addr, options, Blocking::Yes)?;
-        let fd = made.fd.into_raw_fd();
-        let Some(socket) = self.slots.insert(fd, token, State::Datagrams) else {
-            drop(reap::own(fd));
-            return Err(io::Error::from_raw_os_error(libc::ENFILE));
-        };
+        Ok(())
+    }
+
+    pub(super) fn own_datagrams(
+        &mut self,
+        made: DatagramSocket,
+        token: Token,
+    ) -> io::Result<BoundDatagrams> {
+        let socket = self.own_socket(made.fd, token, State::Datagrams)?;
         self.bound.sockets.push(Socket {
             id: socket,
             local: made.addr,
@@ -194,8 +206,7 @@ impl UringDriver {
         let (fd, open) = (slot.fd, slot.state == State::Datagrams);
         let socket = self.bound.find(id).expect("kept as long as its slot");
         let error = (result < 0).then(|| io::Error::from_raw_os_error(-result));
-        let again = matches!(-result, libc::EAGAIN | libc::EINTR);
-        if open && again {
+        if open && -result == libc::EINTR {
             return self.push_train(cargo, fd);
         }
         socket.under_way -= 1;
@@ -239,7 +250,8 @@ impl UringDriver {
         let errno = report.errno();
         match errno.0 {
             // The kernel ends a receive now and then, and always with an empty datagram.
-            ..=0 | libc::EAGAIN | libc::EINTR => self.go_on(report, CANCELED),
+            ..=0 | libc::EINTR => self.go_on(report, CANCELED),
+            libc::EAGAIN => self.go_on_when_ready(report, CANCELED),
             libc::ENOBUFS => {
                 if self.is_cancelled(report) {
                     self.go_on(report, CANCELED);

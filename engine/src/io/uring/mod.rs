@@ -19,6 +19,7 @@ mod buffers;
 mod cargo;
 mod datagrams;
 mod drain;
+mod inherited;
 mod pages;
 mod reap;
 mod ring;
@@ -233,6 +234,7 @@ impl UringDriver {
                 .flags(libc::SOCK_CLOEXEC)
                 .build(),
             Ops::RECV => self.receive_entry(fd, once),
+            Ops::READY => inherited::readiness(slot.fd),
             Ops::SEND => self.cargo.send(slot.cargo).entry(slot.fd),
             Ops::RECVMSG => {
                 let memory = self.memory.as_ref();
@@ -433,14 +435,7 @@ impl Driver for UringDriver {
             return Err(io::Error::from_raw_os_error(libc::ESHUTDOWN));
         }
         let (fd, bound) = sys::listen_socket(addr, options, Blocking::Yes)?;
-        let fd = fd.into_raw_fd();
-        match self.slots.insert(fd, token, State::Listening) {
-            Some(id) => Ok((id, bound)),
-            None => {
-                drop(reap::own(fd));
-                Err(io::Error::from_raw_os_error(libc::ENFILE))
-            }
-        }
+        Ok((self.own_socket(fd, token, State::Listening)?, bound))
     }
 
     fn bind_datagrams(
@@ -450,6 +445,24 @@ impl Driver for UringDriver {
         token: Token,
     ) -> io::Result<BoundDatagrams> {
         self.open_datagrams(addr, options, token)
+    }
+
+    fn adopt_listener(
+        &mut self,
+        listener: OwnedFd,
+        options: &ListenOptions,
+        token: Token,
+    ) -> io::Result<(SocketId, SocketAddr)> {
+        self.take_listener(listener, options, token)
+    }
+
+    fn adopt_datagrams(
+        &mut self,
+        socket: OwnedFd,
+        options: &DatagramOptions,
+        token: Token,
+    ) -> io::Result<BoundDatagrams> {
+        self.take_datagrams(socket, options, token)
     }
 
     fn steer(&mut self, socket: SocketId, shards: u16) -> io::Result<()> {
