@@ -18,6 +18,9 @@ Examples:
 A channel is text, or bytes as `hex:00ff`. Without --echo, --send, --pipe, --exec or --control what
 peers send is dropped. The first interrupt ends connections in order, a second one ends at once.
 
+Sockets that a service manager passes (LISTEN_FDS, sd_listen_fds(3)) are listened on instead of a
+port of its own.
+
 Commands of --control, one JSON object a line; the end of stdin is `shutdown`:
   {\"cmd\":\"join\",\"channel\":\"news\",\"announce\":true}     leave, with `channel`
   {\"cmd\":\"add_peer\",\"channel\":\"news\",\"host\":\"::1\",\"port\":1}     remove_peer, unban alike

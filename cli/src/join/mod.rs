@@ -2,6 +2,7 @@
 
 mod carry;
 mod control;
+mod inherited;
 mod line;
 mod metrics;
 mod output;
@@ -15,6 +16,7 @@ use session::{Done, Mode, Session};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 use tokio::io::Stdin;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -33,6 +35,8 @@ const BACKLOG: usize = 1 << 20;
 pub(crate) enum JoinError {
     /// The engine refused an option, or could not start or listen.
     Engine(FlockError),
+    /// Where to listen was said twice.
+    Twice,
     /// A peer's name has no address.
     Peer(String),
     /// The address for metrics cannot be listened at.
@@ -49,6 +53,9 @@ impl fmt::Display for JoinError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Engine(error) => error.fmt(f),
+            Self::Twice => f.write_str(
+                "the sockets were inherited (LISTEN_FDS), so that --host and --port cannot be obeyed",
+            ),
             Self::Peer(what) => f.write_str(what),
             Self::Metrics(addr, error) => write!(f, "metrics at {addr}: {error}"),
             Self::Broken(why) => f.write_str(why),
@@ -74,16 +81,17 @@ impl From<io::Error> for JoinError {
 
 /// Runs until interrupted or told to end.
 pub(crate) fn run(args: &JoinArgs) -> Result<(), JoinError> {
+    let inherited = inherited::sockets()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let result = LocalSet::new().block_on(&runtime, join(args));
+    let result = LocalSet::new().block_on(&runtime, join(args, inherited));
     // A read of stdin cannot be taken back.
     runtime.shutdown_background();
     result
 }
 
-async fn join(args: &JoinArgs) -> Result<(), JoinError> {
+async fn join(args: &JoinArgs, inherited: Vec<OwnedFd>) -> Result<(), JoinError> {
     // A connection is a descriptor; what the system refuses, `doctor` shows.
     let _as_many_as_there_are = flock_engine::io::raise_open_files();
     let flock = options(args).start()?;
@@ -97,11 +105,9 @@ async fn join(args: &JoinArgs) -> Result<(), JoinError> {
         eprintln!("metrics at http://{at}/metrics");
     }
     let (output, writer) = Output::start(args.json)?;
-    let at = match args.host {
-        Some(host) => flock.listen_at(SocketAddr::new(host, args.port))?,
-        None => flock.listen(args.port)?,
-    };
-    output.put(Line::Listening(at.into())).await;
+    for at in listen(args, &flock, inherited)? {
+        output.put(Line::Listening(at.into())).await;
+    }
     let (session, done) = Session::new(flock.clone(), output, mode(args));
     for channel in &args.channels {
         session.join(channel.clone(), !args.no_announce)?;
@@ -127,6 +133,23 @@ async fn join(args: &JoinArgs) -> Result<(), JoinError> {
     // All connections have ended: this only joins threads.
     flock.shutdown(Duration::ZERO);
     result
+}
+
+fn listen(
+    args: &JoinArgs,
+    flock: &Flock,
+    inherited: Vec<OwnedFd>,
+) -> Result<Vec<SocketAddr>, JoinError> {
+    match args.host {
+        _ if inherited.is_empty() => {}
+        None if args.port == 0 => return Ok(flock.listen_on(inherited)?),
+        _ => return Err(JoinError::Twice),
+    }
+    let at = match args.host {
+        Some(host) => flock.listen_at(SocketAddr::new(host, args.port))?,
+        None => flock.listen(args.port)?,
+    };
+    Ok(vec![at])
 }
 
 fn options(args: &JoinArgs) -> Builder {

@@ -1,6 +1,8 @@
 //! The command as a user runs it.
 
 #[cfg(test)]
+mod inherited;
+#[cfg(test)]
 mod join;
 #[cfg(test)]
 mod manual;

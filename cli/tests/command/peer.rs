@@ -36,7 +36,13 @@ impl Peer {
     pub(crate) fn start(args: &[&str]) -> Self {
         let mut command = join(args);
         command.args(["--json", "--host", "127.0.0.1", "--shards", "1"]);
-        let mut child = command.stderr(Stdio::inherit()).spawn().unwrap();
+        command.stderr(Stdio::inherit());
+        Self::spawn(command)
+    }
+
+    /// The same with a command of the test's own making.
+    pub(crate) fn spawn(mut command: Command) -> Self {
+        let mut child = command.spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let (sender, lines) = channel();
         thread::spawn(move || {
