@@ -3,7 +3,7 @@
 use super::builder::FlockError;
 use super::flock::{Flock, Inner, not_on_a_shard, post};
 use crate::io::{Inherited, InheritedKind};
-use crate::shard::{Command, Mail};
+use crate::shard::{Adoption, Command, Mail};
 use flock_tcp::ListenOptions;
 use std::fmt::Display;
 use std::io::ErrorKind;
@@ -191,14 +191,15 @@ impl<M: Send + 'static> Flock<M> {
     fn adopt(&self, group: u64, set: &[Inherited]) -> Result<(), FlockError> {
         for at in 0..self.shards().max(set.len()) {
             let (reply, answer) = sync_channel(1);
-            let command = Command::Adopt {
+            let adoption = Adoption {
                 socket: set[at % set.len()].duplicate()?,
                 siblings: set.len(),
                 options: self.inner.listen,
                 group,
                 reply,
             };
-            post(&self.inner.senders[at % self.shards()], command)?;
+            let shard = &self.inner.senders[at % self.shards()];
+            post(shard, Command::Adopt(adoption))?;
             answer.recv().map_err(|_| FlockError::ShutDown)??;
         }
         Ok(())

@@ -52,14 +52,7 @@ pub(crate) enum Command {
         reply: Reply<io::Result<SocketAddr>>,
     },
     /// Serve a socket that somebody else made.
-    Adopt {
-        socket: Inherited,
-        /// Sockets of this kind at its address.
-        siblings: usize,
-        options: ListenOptions,
-        group: u64,
-        reply: Reply<io::Result<()>>,
-    },
+    Adopt(Adoption),
     Unlisten {
         group: u64,
     },
@@ -137,6 +130,17 @@ pub(crate) enum Command {
     Shutdown {
         within: Duration,
     },
+}
+
+/// A socket to serve that somebody else made.
+pub(crate) struct Adoption {
+    pub(crate) socket: Inherited,
+    /// Sockets of its kind at its address.
+    pub(crate) siblings: usize,
+    pub(crate) options: ListenOptions,
+    /// Names what stands and falls with it, for `Unlisten`.
+    pub(crate) group: u64,
+    pub(crate) reply: Reply<io::Result<()>>,
 }
 
 /// A request that concerns one connection; ignored when that has gone.

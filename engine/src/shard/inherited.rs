@@ -1,6 +1,7 @@
 //! Serving sockets that somebody else made.
 
 use super::Shard;
+use super::command::Adoption;
 use super::link::{datagram_token, listener_token};
 use crate::api::Handler;
 use crate::io::{DatagramOptions, Driver, Inherited, InheritedKind};
@@ -8,22 +9,36 @@ use flock_tcp::ListenOptions;
 use std::io;
 
 impl<D: Driver, H: Handler> Shard<D, H> {
-    /// Serves this shard's duplicate of one of `siblings` sockets at an address.
-    pub(super) fn adopt(
+    /// Serves this shard's duplicate of a socket.
+    pub(super) fn adopt(&mut self, adoption: Adoption) {
+        let Adoption {
+            socket,
+            siblings,
+            options,
+            group,
+            reply,
+        } = adoption;
+        // Without an answer the asker learns that the engine has been shut down.
+        if self.ending.is_some() {
+            return;
+        }
+        let adopted = match socket.kind {
+            InheritedKind::Listener => self.adopt_listener(group, socket, &options),
+            InheritedKind::Datagrams => self.adopt_datagrams(group, socket, siblings),
+        };
+        // An asker that has gone does not mind.
+        let _ = reply.try_send(adopted);
+    }
+
+    fn adopt_listener(
         &mut self,
         group: u64,
         socket: Inherited,
-        siblings: usize,
         options: &ListenOptions,
     ) -> io::Result<()> {
-        match socket.kind {
-            InheritedKind::Listener => {
-                let token = listener_token();
-                let (socket, _) = self.driver.adopt_listener(socket.fd, options, token)?;
-                self.add_listener(group, socket);
-            }
-            InheritedKind::Datagrams => self.adopt_datagrams(group, socket, siblings)?,
-        }
+        let token = listener_token();
+        let (socket, _) = self.driver.adopt_listener(socket.fd, options, token)?;
+        self.add_listener(group, socket);
         Ok(())
     }
 

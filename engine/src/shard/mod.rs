@@ -27,7 +27,7 @@ mod utp;
 pub(crate) use bandwidth::Scope;
 pub(crate) use board::Board;
 pub use board::{ShardCounters, ShardStats};
-pub(crate) use command::{Command, ConnCommand, Mail, Reply};
+pub(crate) use command::{Adoption, Command, ConnCommand, Mail, Reply};
 pub use cx::{ConnCx, ShardCx};
 pub use files::FileRefused;
 pub(crate) use start::{ShardSetup, Wiring};

@@ -58,17 +58,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                     let _ = reply.try_send(self.listen_in(group, addr, &options));
                 }
             }
-            Command::Adopt {
-                socket,
-                siblings,
-                options,
-                group,
-                reply,
-            } => {
-                if self.ending.is_none() {
-                    let _ = reply.try_send(self.adopt(group, socket, siblings, &options));
-                }
-            }
+            Command::Adopt(adoption) => self.adopt(adoption),
             Command::Unlisten { group } => self.unlisten(|other| other == group),
             Command::Join { channel, announce } => self.swarm.join(channel, announce),
             Command::Leave { channel } => self.swarm.leave(now, &channel),
