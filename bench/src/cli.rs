@@ -7,7 +7,7 @@ use crate::environment::Environment;
 use crate::job::{Job, Targets};
 use crate::report::{Outcome, Run};
 use crate::veth::Veth;
-use crate::{memory, node, roles, shaped, slow};
+use crate::{memory, newcomers, node, roles, shaped, slow};
 use clap::{Args, Parser, Subcommand};
 use std::fs;
 use std::io::{self, IsTerminal, Write};
@@ -35,6 +35,8 @@ enum Command {
     Node(NodeArgs),
     /// Thousands of flows at 1 Mbit/s each from one core, over uTP and TCP.
     Slow(SlowArgs),
+    /// How long newcomers wait while one shard serves others.
+    Newcomers(NewcomersArgs),
     /// One flow behind a bottleneck, alone and beside a TCP flow; needs root, ip and tc.
     Shaped(ShapedArgs),
     /// Play one side, for a parent process of this program.
@@ -119,6 +121,22 @@ struct SlowArgs {
     warm_up: f64,
     /// Seconds of each window.
     #[arg(long, default_value_t = 3.0)]
+    window: f64,
+}
+
+#[derive(Debug, Args)]
+struct NewcomersArgs {
+    /// Bulk streams that are served meanwhile.
+    #[arg(long, default_value_t = 64)]
+    bulk: usize,
+    /// Peers at 1 Mbit/s each that are served meanwhile, in another run; both ends are files of this process.
+    #[arg(long, default_value_t = 9_900)]
+    slow: usize,
+    /// Windows of each kind.
+    #[arg(long, default_value_t = 15)]
+    rounds: usize,
+    /// Seconds of each window.
+    #[arg(long, default_value_t = 2.0)]
     window: f64,
 }
 
@@ -229,6 +247,11 @@ impl Cli {
             Command::Slow(args) => {
                 let plan = plan(1, args.warm_up, args.window);
                 let report = slow::run(&args.flows, &args.quanta, plan)?;
+                io::stdout().lock().write_all(report.as_bytes())
+            }
+            Command::Newcomers(args) => {
+                let plan = plan(args.rounds, 0.0, args.window);
+                let report = newcomers::run(args.bulk, args.slow, plan.rounds, plan.window)?;
                 io::stdout().lock().write_all(report.as_bytes())
             }
             Command::Shaped(mut args) => {

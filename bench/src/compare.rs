@@ -298,6 +298,8 @@ pub fn default_engines(scenario: &Scenario) -> Vec<Engine> {
         // Only where flows meet.
         name if name.ends_with("-cubic") => false,
         name if name.ends_with("-one") => scenario.in_flight > 1,
+        // Where the server is what differs.
+        name if name.ends_with("-guarded") => scenario.name == "server-fin",
         name if name.ends_with("-async") => matches!(scenario.job, Job::Echo(_)),
         name if name.ends_with("-single") => scenario.copies > 1,
         _ => true,

@@ -15,6 +15,7 @@ pub mod job;
 pub mod limit;
 pub mod measure;
 pub mod memory;
+pub mod newcomers;
 pub mod node;
 pub mod report;
 pub mod roles;

@@ -174,6 +174,7 @@ pub const ALL: &[Target] = &[
     cpu("life-rst", "flock-uring", "compio-tuned", 0.95),
     cpu("life-rst", "flock-poll", "epoll-qa0", 1.10),
     cpu("life-rst", "flock-poll-ack", "epoll", 1.10),
+    cpu("server-fin", "flock-uring-guarded", "flock-uring", 1.03),
     rate("shards", "flock-uring", "uring-qa0", 0.9),
     cpu("shards", "flock-uring", "flock-uring-single", 1.15),
     rate("echo-64k", "flock-uring-async", "flock-uring", 0.8),

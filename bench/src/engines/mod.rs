@@ -23,6 +23,7 @@ pub const ALL: &[Engine] = &[
     flock::URING,
     flock::URING_ACK,
     flock::URING_SINGLE,
+    flock::GUARDED,
     flock::POLL,
     flock::POLL_ACK,
     flock::ASYNC,

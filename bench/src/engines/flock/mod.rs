@@ -46,6 +46,15 @@ pub const URING_SINGLE: Engine = Engine {
     ..URING
 };
 
+/// On io_uring, with limits, lists, a firewall and an idle timeout.
+pub const GUARDED: Engine = Engine {
+    name: "flock-uring-guarded",
+    about: "Flock on io_uring, every kind of admission at work: limits, lists, firewall, rate, watermark, idle timeout",
+    sharded: false,
+    serve: |cx| server::serve_guarded(cx, Backend::Uring),
+    ..URING
+};
+
 /// On epoll, as it comes.
 pub const POLL: Engine = Engine {
     name: "flock-poll",

@@ -7,7 +7,9 @@ use flock_engine::io::Backend;
 use flock_engine::{
     Builder, CloseReason, ConnCx, ConnId, ConnectionInfo, Flock, Handler, IdChoice, PeerId, ShardCx,
 };
+use ipnet::{IpNet, Ipv4Net};
 use std::io;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -52,6 +54,29 @@ pub(super) fn serve(cx: &Arc<Serve>, backend: Backend) -> io::Result<()> {
 
 pub(super) fn serve_utp(cx: &Arc<Serve>, backend: Backend) -> io::Result<()> {
     start(cx, Flock::builder().backend(backend).tcp(false))
+}
+
+/// With every kind of admission at work, and none of it in the way.
+pub(super) fn serve_guarded(cx: &Arc<Serve>, backend: Backend) -> io::Result<()> {
+    const MANY: u32 = 1 << 20;
+    let net = |a: u8, b: u8| IpNet::from(Ipv4Net::new_assert(Ipv4Addr::new(a, b, 0, 0), 16));
+    let loopback = (0..=255).map(|b| net(127, b));
+    let elsewhere = (0..=255).map(|b| net(10, b));
+    let options = Flock::builder()
+        .backend(backend)
+        .max_connections(MANY)
+        .reserved(1)
+        .max_inbound(MANY)
+        .max_outbound(MANY)
+        .max_per_ip(MANY)
+        .max_per_subnet(MANY)
+        .accept_rate(MANY)
+        .memory_watermark(1 << 40)
+        .whitelist(loopback.collect::<Vec<_>>())
+        .denylist(elsewhere.collect::<Vec<_>>())
+        .firewall(|_| true)
+        .idle_timeout(Some(Duration::from_secs(600)));
+    start(cx, options)
 }
 
 fn start(cx: &Arc<Serve>, options: Builder) -> io::Result<()> {
