@@ -206,7 +206,8 @@ impl UringDriver {
         let (fd, open) = (slot.fd, slot.state == State::Datagrams);
         let socket = self.bound.find(id).expect("kept as long as its slot");
         let error = (result < 0).then(|| io::Error::from_raw_os_error(-result));
-        if open && -result == libc::EINTR {
+        let again = matches!(-result, libc::EAGAIN | libc::EINTR);
+        if open && again {
             return self.push_train(cargo, fd);
         }
         socket.under_way -= 1;
@@ -250,8 +251,7 @@ impl UringDriver {
         let errno = report.errno();
         match errno.0 {
             // The kernel ends a receive now and then, and always with an empty datagram.
-            ..=0 | libc::EINTR => self.go_on(report, CANCELED),
-            libc::EAGAIN => self.go_on_when_ready(report, CANCELED),
+            ..=0 | libc::EAGAIN | libc::EINTR => self.go_on(report, CANCELED),
             libc::ENOBUFS => {
                 if self.is_cancelled(report) {
                     self.go_on(report, CANCELED);

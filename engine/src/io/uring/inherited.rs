@@ -1,18 +1,16 @@
-//! Sockets that somebody else made, and may have made nonblocking.
+//! Sockets that somebody else made.
 //!
-//! On a socket with `O_NONBLOCK` the kernel does not wait for an operation but fails it with
-//! `EAGAIN` (io_uring_enter(2)), and the flag may be set at any time by whoever shares the socket.
-//! An accept or a receive that ended so is begun again when the socket has something.
+//! They may have `O_NONBLOCK`, or get it at any time from whoever shares them. The ring waits all
+//! the same: it polls for readiness before it tries again.
 
-use super::slots::{Ops, State};
+use super::slots::State;
 use super::{UringDriver, reap};
 use crate::io::sys::{self, Blocking};
 use crate::io::{BoundDatagrams, DatagramOptions, SocketId, Token};
 use flock_tcp::ListenOptions;
-use io_uring::{opcode, squeue, types};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{IntoRawFd, OwnedFd};
 
 impl UringDriver {
     pub(super) fn take_listener(
@@ -52,24 +50,4 @@ impl UringDriver {
             io::Error::from_raw_os_error(libc::ENFILE)
         })
     }
-
-    /// Waits until a listener or a datagram socket has something. Waiting twice does nothing.
-    pub(super) fn wait_until_ready(&mut self, id: SocketId) {
-        let slot = self.slots.find(id).expect("reported just now");
-        if !slot.held.has(Ops::READY) {
-            self.arm(id, Ops::READY);
-        }
-    }
-
-    pub(super) fn on_ready(&mut self, id: SocketId) {
-        for op in [Ops::ACCEPT, Ops::RECVMSG] {
-            self.resume_one(id, op);
-        }
-    }
-}
-
-/// A wait for something to accept or to receive.
-pub(super) fn readiness(fd: RawFd) -> squeue::Entry {
-    let events = u32::from(libc::POLLIN.cast_unsigned());
-    opcode::PollAdd::new(types::Fd(fd), events).build()
 }

@@ -234,7 +234,6 @@ impl UringDriver {
                 .flags(libc::SOCK_CLOEXEC)
                 .build(),
             Ops::RECV => self.receive_entry(fd, once),
-            Ops::READY => inherited::readiness(slot.fd),
             Ops::SEND => self.cargo.send(slot.cargo).entry(slot.fd),
             Ops::RECVMSG => {
                 let memory = self.memory.as_ref();

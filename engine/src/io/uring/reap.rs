@@ -23,7 +23,6 @@ const KIND_RECV: u64 = 5;
 const KIND_SEND: u64 = 6;
 const KIND_RECVMSG: u64 = 7;
 const KIND_TRAIN: u64 = 8;
-const KIND_READY: u64 = 9;
 
 /// Nobody waits for it: cancels, which report on their target by ending it.
 pub(super) const IGNORED: u64 = KIND_IGNORED << KIND_AT;
@@ -38,7 +37,6 @@ pub(super) fn tag(op: Ops, id: SocketId) -> u64 {
         Ops::CONNECT => KIND_CONNECT,
         Ops::RECV => KIND_RECV,
         Ops::RECVMSG => KIND_RECVMSG,
-        Ops::READY => KIND_READY,
         _ => KIND_SEND,
     };
     let generation = u64::from(id.generation & GENERATION_MASK);
@@ -137,7 +135,6 @@ impl UringDriver {
             KIND_RECV => Ops::RECV,
             KIND_SEND => Ops::SEND,
             KIND_RECVMSG => Ops::RECVMSG,
-            KIND_READY => Ops::READY,
             KIND_TRAIN => return self.on_train(index, entry.result(), out),
             KIND_WAKER => return self.on_waker(more),
             KIND_CLOSED => {
@@ -178,7 +175,6 @@ impl UringDriver {
             Ops::CONNECT => self.on_connect(&report, out),
             Ops::RECV => self.on_recv(&report, out),
             Ops::RECVMSG => self.on_recvmsg(&report, out),
-            Ops::READY => self.on_ready(report.id),
             _ => self.on_send(&report, out),
         }
     }
@@ -258,15 +254,6 @@ impl UringDriver {
         }
     }
 
-    /// The same where going on at once would bring nothing but `EAGAIN` again.
-    pub(super) fn go_on_when_ready(&mut self, report: &Report, canceled: Outcome) {
-        if self.is_cancelled(report) {
-            self.go_on(report, canceled);
-        } else {
-            self.wait_until_ready(report.id);
-        }
-    }
-
     pub(super) fn is_cancelled(&mut self, report: &Report) -> bool {
         let slot = self.slots.find(report.id).expect("reported just now");
         slot.cancelled.has(report.op)
@@ -288,8 +275,8 @@ impl UringDriver {
                 self.counters.accepts_aborted += 1;
                 self.go_on(report, CANCELED_ACCEPT);
             }
-            libc::EAGAIN => self.go_on_when_ready(report, CANCELED_ACCEPT),
-            libc::EINTR
+            libc::EAGAIN
+            | libc::EINTR
             | libc::ENETDOWN
             | libc::ENETUNREACH
             | libc::EHOSTDOWN

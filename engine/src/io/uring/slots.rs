@@ -16,16 +16,13 @@ impl Ops {
     pub(super) const TRAIN: Self = Self(32);
     /// Not an operation: what is received is received once.
     pub(super) const ONCE: Self = Self(64);
-    /// A wait for something to accept or to receive, where that does not wait itself.
-    pub(super) const READY: Self = Self(128);
     /// Those of which a socket has one at a time.
-    pub(super) const EACH: [Self; 6] = [
+    pub(super) const EACH: [Self; 5] = [
         Self::ACCEPT,
         Self::CONNECT,
         Self::RECV,
         Self::SEND,
         Self::RECVMSG,
-        Self::READY,
     ];
 
     pub(super) fn has(self, op: Self) -> bool {
