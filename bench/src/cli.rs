@@ -7,7 +7,7 @@ use crate::environment::Environment;
 use crate::job::{Job, Targets};
 use crate::report::{Outcome, Run};
 use crate::veth::Veth;
-use crate::{memory, newcomers, node, roles, shaped, slow};
+use crate::{files, memory, newcomers, node, roles, shaped, slow};
 use clap::{Args, Parser, Subcommand};
 use std::fs;
 use std::io::{self, IsTerminal, Write};
@@ -35,6 +35,8 @@ enum Command {
     Node(NodeArgs),
     /// Thousands of flows at 1 Mbit/s each from one core, over uTP and TCP.
     Slow(SlowArgs),
+    /// Ways to send a file, hot and cold.
+    Files(FilesArgs),
     /// How long newcomers wait while one shard serves others.
     Newcomers(NewcomersArgs),
     /// One flow behind a bottleneck, alone and beside a TCP flow; needs root, ip and tc.
@@ -138,6 +140,16 @@ struct NewcomersArgs {
     /// Seconds of each window.
     #[arg(long, default_value_t = 2.0)]
     window: f64,
+}
+
+#[derive(Debug, Args)]
+struct FilesArgs {
+    /// Length of the file in MiB; it is made in the system's folder for temporary files.
+    #[arg(long, default_value_t = 2_048)]
+    size: u64,
+    /// Transfers of each kind.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
 }
 
 #[derive(Debug, Args)]
@@ -247,6 +259,10 @@ impl Cli {
             Command::Slow(args) => {
                 let plan = plan(1, args.warm_up, args.window);
                 let report = slow::run(&args.flows, &args.quanta, plan)?;
+                io::stdout().lock().write_all(report.as_bytes())
+            }
+            Command::Files(args) => {
+                let report = files::run(args.size << 20, args.rounds)?;
                 io::stdout().lock().write_all(report.as_bytes())
             }
             Command::Newcomers(args) => {

@@ -11,6 +11,7 @@ pub mod criteria;
 pub mod engine;
 pub mod engines;
 pub mod environment;
+pub mod files;
 pub mod job;
 pub mod limit;
 pub mod measure;

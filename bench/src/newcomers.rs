@@ -140,11 +140,35 @@ fn rows(text: &mut String, beside: Beside, rounds: usize, window: Duration) -> i
         .half_open(1 << 16)
         .peer_bandwidth(beside.bandwidth())
         .start_with(|_| Seeder {
-            chunk: Bytes::from(job::payload(BULK_WRITE)),
+            chunk: job::payload(BULK_WRITE),
         })
         .map_err(io::Error::other)?;
     let bind = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let addr = flock.listen_at(bind).map_err(io::Error::other)?;
+    // On a thread of its own: the next engine could not leave a core that this one is bound to.
+    let measured = thread::scope(|scope| {
+        let windows = scope.spawn(|| windows(addr, beside, rounds, window));
+        windows.join()
+    });
+    let (alone, crowded) =
+        measured.unwrap_or_else(|_| Err(io::Error::other("the newcomers panicked")))?;
+    flock.shutdown(Duration::ZERO);
+    let name = match beside {
+        Beside::Bulk(count) => format!("{count} bulk streams"),
+        Beside::Slow(count) => format!("{count} peers at 1 Mbit/s"),
+    };
+    alone.row(text, "nobody", &alone.p99);
+    crowded.row(text, &name, &alone.p99);
+    Ok(())
+}
+
+/// Windows alone and beside others, in turn.
+fn windows(
+    addr: SocketAddr,
+    beside: Beside,
+    rounds: usize,
+    window: Duration,
+) -> io::Result<(Figures, Figures)> {
     sys::pin(1 - CORE)?;
     let mut alone = Figures::default();
     let mut crowded = Figures::default();
@@ -163,14 +187,7 @@ fn rows(text: &mut String, beside: Beside, rounds: usize, window: Duration) -> i
         crowd.leave()?;
         crowded.add(&waits, gigabits, busy);
     }
-    flock.shutdown(Duration::ZERO);
-    let name = match beside {
-        Beside::Bulk(count) => format!("{count} bulk streams"),
-        Beside::Slow(count) => format!("{count} peers at 1 Mbit/s"),
-    };
-    alone.row(text, "nobody", &alone.p99);
-    crowded.row(text, &name, &alone.p99);
-    Ok(())
+    Ok((alone, crowded))
 }
 
 /// The figures of some windows.
@@ -347,7 +364,9 @@ mod tests {
 
     #[test]
     fn newcomers_are_served_beside_a_crowd() {
-        let text = run(2, 0, 1, Duration::from_millis(50)).unwrap();
-        assert!(text.contains("| 2 bulk streams |"), "{text}");
+        let text = run(2, 3, 1, Duration::from_millis(50)).unwrap();
+        for crowd in ["| 2 bulk streams |", "| 3 peers at 1 Mbit/s |"] {
+            assert!(text.contains(crowd), "{text}");
+        }
     }
 }

@@ -11,6 +11,7 @@
 mod buffers;
 mod client;
 mod exchange;
+pub mod files;
 mod server;
 
 use crate::engine::Engine;
