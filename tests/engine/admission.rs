@@ -179,7 +179,7 @@ fn reserved_places_are_kept(ground: Ground) {
     wait_for("a candidate", || flock.stats().queued == 1);
     flock.add_reserved_peer("c", friend.1).unwrap();
     wait_for("the friend", || flock.stats().connected == 2);
-    assert_eq!(friend.0.stats().connected, 1);
+    wait_for("its end", || friend.0.stats().connected == 1);
     assert_eq!(flock.stats().queued, 1, "there is no third place");
     // A place that is not reserved is for the one that waits, not for nobody.
     one.0.shutdown(PATIENCE);

@@ -133,7 +133,6 @@ fn a_channel_is_flushed_when_everybody_was_tried(ground: Ground) {
     add(&channel, &hub, addr);
     add(&channel, &hub, nobody);
     let flushed = channel.flushed();
-    assert!(flushed.wait_timeout(Duration::ZERO).is_none());
     assert!(flushed.wait_timeout(PATIENCE).unwrap().is_ok());
     assert!(
         flushed.wait_timeout(PATIENCE).unwrap().is_ok(),
