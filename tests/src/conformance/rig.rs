@@ -56,6 +56,16 @@ impl Record {
             .sum()
     }
 
+    /// Whether the stream is over: its end came, or an error that was no cancellation.
+    #[must_use]
+    pub fn receives_no_more(&self) -> bool {
+        self.outcomes.iter().any(|outcome| match outcome {
+            Outcome::Eof => true,
+            Outcome::RecvEnded(errno) => *errno != CANCELED,
+            _ => false,
+        })
+    }
+
     /// Why the receive ended, if it did with an error.
     #[must_use]
     pub fn recv_error(&self) -> Option<Errno> {
@@ -195,16 +205,7 @@ impl<D: Driver> Rig<D> {
 
     /// Starts receiving, or receives once, unless that is outstanding or the stream has ended.
     pub fn recv_unless_ended(&mut self, socket: SocketId, once: bool) {
-        let over = self
-            .record(socket)
-            .outcomes
-            .iter()
-            .any(|outcome| match outcome {
-                Outcome::Eof => true,
-                Outcome::RecvEnded(errno) => *errno != CANCELED,
-                _ => false,
-            });
-        if over || self.outstanding(socket, Verb::Recv) {
+        if self.record(socket).receives_no_more() || self.outstanding(socket, Verb::Recv) {
             return;
         }
         if once {

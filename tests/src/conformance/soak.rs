@@ -7,7 +7,6 @@ use flock_transport::CloseHow;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -139,30 +138,19 @@ impl<D: Driver> Soak<D> {
                 self.rig.recv_unless_ended(accepted.socket, false);
             }
         }
-        self.rig.linger(Duration::from_millis(100));
+        self.arrive();
+        self.rig.linger(Duration::from_millis(20));
         self.meet();
-        let partner: HashMap<SocketId, usize> = self
-            .accepted
-            .iter()
-            .filter_map(|end| {
-                let number = self.rig.record(end.socket).data.first_chunk::<NUMBER>()?;
-                Some((
-                    end.socket,
-                    usize::try_from(u64::from_be_bytes(*number)).ok()?,
-                ))
-            })
-            .collect();
         let mut whole = 0;
         for end in &self.accepted {
-            let Some(other) = partner.get(&end.socket).map(|at| &self.dialled[*at]) else {
+            let Some(other) = partner(&self.rig, &self.dialled, end) else {
                 continue;
             };
             for (from, to) in [(end, other), (other, end)] {
                 let got = &self.rig.record(to.socket).data;
                 assert!(from.sent.starts_with(got), "{from:?} to {to:?}");
             }
-            let harmed = [end, other].iter().any(|end| end.closed || end.spoiled);
-            if !harmed {
+            if !harmed(&self.rig, end) && !harmed(&self.rig, other) {
                 whole += 1;
                 for (from, to) in [(end, other), (other, end)] {
                     let (sent, got) = (from.sent.len(), self.rig.record(to.socket).data.len());
@@ -179,6 +167,27 @@ impl<D: Driver> Soak<D> {
             .map(|end| end.socket)
             .collect();
         self.rig.finish(&open);
+    }
+
+    /// Waits until the streams that nobody harmed have arrived: the kernel may have to send a part
+    /// again, which takes it longer than a send takes to be done.
+    fn arrive(&mut self) {
+        let Self {
+            rig,
+            dialled,
+            accepted,
+            ..
+        } = self;
+        rig.until("arrival of everything", |rig| {
+            let whole = |from: &End, to: &End| rig.record(to.socket).data.len() >= from.sent.len();
+            accepted.iter().filter(|end| !harmed(rig, end)).all(|end| {
+                match partner(rig, dialled, end) {
+                    Some(other) => harmed(rig, other) || (whole(end, other) && whole(other, end)),
+                    // Nobody came to know it.
+                    None => rig.record(end.socket).receives_no_more(),
+                }
+            })
+        });
     }
 
     /// Receives everywhere until every send of an open end has ended.
@@ -221,6 +230,18 @@ impl<D: Driver> Soak<D> {
     }
 }
 
+/// Whether an end may lack bytes.
+fn harmed<D: Driver>(rig: &Rig<D>, end: &End) -> bool {
+    let failed = |outcome: &Outcome| matches!(outcome, Outcome::SendFailed(_));
+    end.closed || end.spoiled || rig.record(end.socket).outcomes.iter().any(failed)
+}
+
+/// The dialled end of an accepted connection, once its number has come.
+fn partner<'a, D: Driver>(rig: &Rig<D>, dialled: &'a [End], end: &End) -> Option<&'a End> {
+    let number = rig.record(end.socket).data.first_chunk::<NUMBER>()?;
+    dialled.get(usize::try_from(u64::from_be_bytes(*number)).ok()?)
+}
+
 /// One random deed on an open end.
 fn act<D: Driver>(rig: &mut Rig<D>, end: &mut End, random: &mut SmallRng) {
     let socket = end.socket;
@@ -236,7 +257,8 @@ fn act<D: Driver>(rig: &mut Rig<D>, end: &mut End, random: &mut SmallRng) {
         65..85 => rig.recv_unless_ended(socket, true),
         85..92 => rig.cancel(socket, Verb::Recv),
         92..94 => {
-            if rig.outstanding(socket, Verb::Send) {
+            // Never the number.
+            if rig.outstanding(socket, Verb::Send) && rig.record(socket).sent() > 0 {
                 rig.cancel(socket, Verb::Send);
             }
         }
