@@ -1,6 +1,6 @@
 use smallvec::SmallVec;
 use std::fmt;
-use std::sync::Arc;
+use triomphe::ThinArc;
 
 /// The id a peer states in its handshake: 1 to 1,024 bytes, 32 by convention. Ids of up to 32
 /// bytes are stored in place.
@@ -42,49 +42,50 @@ impl fmt::Debug for PeerId {
 
 /// What one joins: a name, hash or id, as given; any bytes. Cloning shares it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ChannelKey(Arc<[u8]>);
+// One word: an engine may have a hundred thousand, and each is in several tables.
+pub struct ChannelKey(ThinArc<(), u8>);
 
 impl ChannelKey {
     /// The bytes of the key.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
-        &self.0
+        &self.0.slice
     }
 }
 
 impl From<&[u8]> for ChannelKey {
     fn from(bytes: &[u8]) -> Self {
-        Self(bytes.into())
+        Self(ThinArc::from_header_and_slice((), bytes))
     }
 }
 
 impl From<&str> for ChannelKey {
     fn from(text: &str) -> Self {
-        Self(text.as_bytes().into())
+        text.as_bytes().into()
     }
 }
 
 impl From<String> for ChannelKey {
     fn from(text: String) -> Self {
-        Self(text.into_bytes().into())
+        text.as_bytes().into()
     }
 }
 
 impl From<Vec<u8>> for ChannelKey {
     fn from(bytes: Vec<u8>) -> Self {
-        Self(bytes.into())
+        bytes.as_slice().into()
     }
 }
 
 impl<const N: usize> From<&[u8; N]> for ChannelKey {
     fn from(bytes: &[u8; N]) -> Self {
-        Self(bytes.as_slice().into())
+        bytes.as_slice().into()
     }
 }
 
 impl fmt::Display for ChannelKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        hex(&self.0, f)
+        hex(self.as_bytes(), f)
     }
 }
 

@@ -1,6 +1,8 @@
 //! Proof that drivers, and shards on them, allocate nothing for an operation once their tables have
 //! grown.
 
+#[cfg(test)]
+mod candidates;
 mod counter;
 #[cfg(test)]
 mod engine;

@@ -11,6 +11,7 @@ super::on_every_ground!(
     a_channel_is_flushed_when_everybody_was_tried,
     a_shutdown_ends_the_wait,
     a_channel_has_a_limit_of_its_own,
+    leaving_what_was_not_joined_does_nothing,
 );
 
 fn seeder(ground: Ground, n: u8) -> (Flock, SocketAddr) {
@@ -205,4 +206,18 @@ fn a_channel_has_a_limit_of_its_own(ground: Ground) {
         flock.shutdown(Duration::ZERO);
     }
     hub.shutdown(PATIENCE);
+}
+
+fn leaving_what_was_not_joined_does_nothing(ground: Ground) {
+    let hub = engine(ground).connect_timeout(PATIENCE).start().unwrap();
+    let (_tcp, _udp, addr) = silent();
+    hub.add_peer("red", addr).unwrap();
+    hub.leave("red").unwrap();
+    // The shards hear of things in order.
+    let red = join(&hub, "red");
+    assert_eq!(red.status().unwrap().connecting, 1);
+    hub.leave("red").unwrap();
+    let status = red.status().unwrap();
+    assert_eq!((status.joined, status.connecting), (false, 0), "{status:?}");
+    wait_for("the end of the dial", || hub.stats().connecting == 0);
 }

@@ -49,7 +49,10 @@ impl<M: Send + 'static> Channel<M> {
     /// # Errors
     /// The engine is busy or was shut down, or a handler asks.
     pub fn status(&self) -> Result<ChannelStatus, FlockError> {
-        let mut sum = ChannelStatus::default();
+        let mut sum = ChannelStatus {
+            joined: self.flock.inner.joined.contains(&self.key),
+            ..ChannelStatus::default()
+        };
         for status in self.flock.ask_all(|reply| Command::ChannelStatus {
             channel: self.key.clone(),
             reply,

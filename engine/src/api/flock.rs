@@ -3,6 +3,7 @@ use super::builder::{Builder, DefaultMessage, FlockError};
 use super::channel::{Channel, ChannelQuotas};
 use super::connection::Connection;
 use super::exchange::Exchange;
+use super::joined::Joined;
 use super::waiters::{block_until, deadline};
 use crate::bandwidth::SharedRates;
 use crate::hub::{Events, Hub};
@@ -36,6 +37,7 @@ pub(crate) struct Inner<M: Send + 'static> {
     pub(crate) hub: Arc<Hub>,
     pub(crate) board: Arc<Board>,
     pub(crate) rates: Arc<SharedRates>,
+    pub(crate) joined: Joined,
     pub(crate) channel_rates: Mutex<ChannelRates>,
     pub(crate) channel_quotas: Mutex<ChannelQuotas>,
     pub(crate) homes: Homes,
@@ -135,7 +137,7 @@ impl<M: Send + 'static> Flock<M> {
     /// [`add_peer`](Self::add_peer).
     ///
     /// # Errors
-    /// No port can be bound, or the engine is busy or was shut down.
+    /// No port can be bound, 1,048,576 channels are joined already, or the engine was shut down.
     pub fn join(
         &self,
         key: impl Into<ChannelKey>,
@@ -145,12 +147,10 @@ impl<M: Send + 'static> Flock<M> {
         if options.announce {
             self.listen_if_nobody_did()?;
         }
-        let announce = options.announce;
-        self.tell_all(|| Command::Join {
-            channel: key.clone(),
-            announce,
-        })?;
-        Ok(Channel::new(self.clone(), key))
+        if self.inner.over.load(Ordering::Acquire) {
+            return Err(FlockError::ShutDown);
+        }
+        Ok(Channel::new(self.clone(), self.inner.joined.join(key)?))
     }
 
     /// Leaves a channel: its candidates are not dialled for it any more. Live connections stay.
@@ -160,8 +160,10 @@ impl<M: Send + 'static> Flock<M> {
     /// The engine is busy or was shut down.
     pub fn leave(&self, key: impl Into<ChannelKey>) -> Result<(), FlockError> {
         let key = key.into();
-        self.tell_all(|| Command::Leave {
-            channel: key.clone(),
+        self.inner.joined.leave(&key, || {
+            self.tell_all(|| Command::Leave {
+                channel: key.clone(),
+            })
         })
     }
 
@@ -205,7 +207,7 @@ impl<M: Send + 'static> Flock<M> {
         let addr = canonical(addr);
         let shard = usize::from(self.inner.homes.of_addr(addr));
         let command = Command::AddPeer {
-            channel,
+            channel: self.inner.joined.shared(channel),
             addr,
             reserved,
         };

@@ -11,6 +11,7 @@ mod deploy;
 mod exchange;
 mod flock;
 mod handler;
+mod joined;
 mod listening;
 mod pieces;
 mod pipe;

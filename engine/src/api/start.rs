@@ -2,6 +2,7 @@
 
 use super::builder::{Assembled, Builder, FlockError};
 use super::flock::{DROP_SHUTDOWN, Flock, Inner, enter_shard};
+use super::joined::Joined;
 use crate::api::Handler;
 use crate::bandwidth::SharedRates;
 use crate::event::{Event, ShardFailure};
@@ -113,6 +114,7 @@ fn wire<M: Send + 'static>(
         hub,
         board: wiring.board.clone(),
         rates: wiring.rates.clone(),
+        joined: Joined::new(hash_seed),
         channel_rates: Mutex::default(),
         channel_quotas: Mutex::default(),
         homes: Homes::new(hash_seed, count),

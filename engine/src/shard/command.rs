@@ -56,10 +56,6 @@ pub(crate) enum Command {
     Unlisten {
         group: u64,
     },
-    Join {
-        channel: ChannelKey,
-        announce: bool,
-    },
     Leave {
         channel: ChannelKey,
     },

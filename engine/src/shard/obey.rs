@@ -60,7 +60,6 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             }
             Command::Adopt(adoption) => self.adopt(adoption),
             Command::Unlisten { group } => self.unlisten(|other| other == group),
-            Command::Join { channel, announce } => self.swarm.join(channel, announce),
             Command::Leave { channel } => self.swarm.leave(now, &channel),
             Command::AddPeer {
                 channel,

@@ -4,8 +4,6 @@ flock_transport::counters! {
     /// What a shard's swarm decided since its start, by kind. Plain sums: nothing here is
     /// reset, and what is under way at the moment is in [`Stats`](super::Stats).
     pub struct SwarmCounters {
-        /// Channels that were not joined because 1,048,576 are.
-        joins_refused,
         /// Candidates taken in.
         candidates_added,
         /// Finds of a candidate that was known, for a channel it was known for.

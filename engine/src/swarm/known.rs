@@ -28,8 +28,8 @@ pub struct ChannelStatus {
 }
 
 impl ChannelStatus {
+    /// Adds what another shard knows.
     pub(crate) fn add(&mut self, other: Self) {
-        self.joined |= other.joined;
         self.queued += other.queued;
         self.connecting += other.connecting;
         self.waiting += other.waiting;
@@ -172,7 +172,6 @@ impl Swarm {
 
     pub(crate) fn channel_status(&self, channel: &ChannelKey) -> ChannelStatus {
         let mut status = ChannelStatus {
-            joined: self.joined.contains_key(channel),
             connected: self.conns_of(channel).len() as u64,
             ..ChannelStatus::default()
         };

@@ -119,9 +119,6 @@ pub(crate) enum Action {
     Emit(Event),
 }
 
-/// Channels joined at a time.
-const JOINED_MAX: usize = 1 << 20;
-
 /// Actions that memory is kept for; more come at a time only when many candidates are banned.
 const ACTIONS_KEPT: usize = 1024;
 
@@ -138,7 +135,6 @@ pub(crate) struct Swarm {
     conns: Conns,
     known: Known,
     places: Places,
-    joined: HashMap<ChannelKey, bool, ahash::RandomState>,
     /// What is being dialled.
     racing: HashMap<CandidateId, Race, ahash::RandomState>,
     counters: SwarmCounters,
@@ -175,7 +171,6 @@ impl Swarm {
             conns: Conns::new(),
             known: Known::new(hasher(8)),
             places: Places::new(hasher(9)),
-            joined: HashMap::with_hasher(hasher(4)),
             racing: HashMap::with_hasher(hasher(6)),
             counters: SwarmCounters::default(),
             actions: VecDeque::new(),
@@ -223,19 +218,8 @@ impl Swarm {
         }
     }
 
-    pub(crate) fn join(&mut self, channel: ChannelKey, announce: bool) {
-        if self.joined.len() < JOINED_MAX || self.joined.contains_key(&channel) {
-            self.joined.insert(channel, announce);
-        } else {
-            self.counters.joins_refused += 1;
-        }
-    }
-
     /// Candidates of this channel alone are forgotten, unless they are connected.
     pub(crate) fn leave(&mut self, now: Instant, channel: &ChannelKey) {
-        if self.joined.remove(channel).is_none() {
-            return;
-        }
         self.known.leave(channel);
         while let Some((id, alone)) = self.candidates.leave(channel) {
             if alone {

@@ -113,9 +113,7 @@ impl World {
                 utp: (seed % 3 == 1).then_some(Duration::from_secs(4)),
                 ..config(shard, shards)
             };
-            let mut swarm = Swarm::new(config, counts.clone(), seed);
-            swarm.join("c".into(), true);
-            swarm
+            Swarm::new(config, counts.clone(), seed)
         };
         Self {
             swarms: (0..shards).map(swarm).collect(),
@@ -364,8 +362,7 @@ impl World {
                 1 => swarm.unban(&addr.into()),
                 6 => swarm.ban(now, &id.clone().into(), None, None),
                 7 => swarm.unban(&id.clone().into()),
-                2 if joined => swarm.join("c".into(), true),
-                2 => swarm.leave(now, &"c".into()),
+                2 if !joined => swarm.leave(now, &"c".into()),
                 _ => swarm.suspend_starts(now, hold),
             }
             self.carry_out(shard);

@@ -4,9 +4,7 @@ use super::*;
 
 fn swarm(quotas: Quotas, config: SwarmConfig) -> Swarm {
     let counts = SharedCounts::new(1, quotas, 1);
-    let mut swarm = Swarm::new(config, Arc::new(counts), 1);
-    swarm.join("c".into(), true);
-    swarm
+    Swarm::new(config, Arc::new(counts), 1)
 }
 
 fn at(ms: u64) -> Instant {

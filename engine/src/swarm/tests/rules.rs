@@ -3,9 +3,7 @@
 use super::*;
 
 fn swarm(limit: u32) -> Swarm {
-    let mut swarm = Swarm::new(config(0, 1), Arc::new(SharedCounts::limited(1, limit)), 1);
-    swarm.join("c".into(), true);
-    swarm
+    Swarm::new(config(0, 1), Arc::new(SharedCounts::limited(1, limit)), 1)
 }
 
 fn at(seconds: u64) -> Instant {
@@ -207,7 +205,6 @@ fn both_dialled() -> (Swarm, CandidateId) {
         ..config(0, 1)
     };
     let mut swarm = Swarm::new(config, Arc::new(SharedCounts::limited(1, 1)), 1);
-    swarm.join("c".into(), true);
     swarm.add_peer(at(1), "c".into(), addr(1));
     let dials = dials(&mut swarm);
     assert_eq!((dials.len(), swarm.stats().connecting), (2, 1));
@@ -314,7 +311,6 @@ fn a_ban_of_many_leaves_no_memory_behind() {
 #[test]
 fn leaving_forgets_what_was_found_for_the_channel_alone() {
     let mut swarm = swarm(0);
-    swarm.join("d".into(), true);
     swarm.suspend_starts(at(1), true);
     for n in 0..4 {
         swarm.add_peer(at(1), "c".into(), addr(n));
@@ -355,7 +351,6 @@ fn a_retry_may_be_for_never() {
         ..config(0, 1)
     };
     let mut swarm = Swarm::new(config, Arc::new(SharedCounts::limited(1, 0)), 1);
-    swarm.join("c".into(), true);
     swarm.add_peer(at(1), "c".into(), addr(1));
     let dial = dials(&mut swarm)[0];
     swarm.dial_failed(at(1), dial, Transport::Tcp, false);
@@ -463,14 +458,4 @@ fn a_handshake_that_times_out_is_a_failed_attempt() {
         last = drain(&mut swarm).0.last().copied();
     }
     assert_eq!((last, swarm.counters().drops), (Some("drop"), 1));
-}
-
-#[test]
-fn leaving_what_was_not_joined_does_nothing() {
-    let mut swarm = swarm(0);
-    swarm.add_peer(at(1), "c".into(), addr(1));
-    drain(&mut swarm);
-    swarm.leave(at(1), &"another".into());
-    assert_eq!(drain(&mut swarm), (vec![], vec![]));
-    assert_eq!(swarm.stats().connecting, 1);
 }
