@@ -147,7 +147,7 @@ impl<M: Send + 'static> Flock<M> {
         if options.announce {
             self.listen_if_nobody_did()?;
         }
-        if self.inner.over.load(Ordering::Acquire) {
+        if self.inner.senders.iter().any(Sender::is_closed) {
             return Err(FlockError::ShutDown);
         }
         Ok(Channel::new(self.clone(), self.inner.joined.join(key)?))

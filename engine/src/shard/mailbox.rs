@@ -138,6 +138,11 @@ impl<T> Drop for Mailbox<T> {
 }
 
 impl<T> Sender<T> {
+    /// Whether the shard has ended.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.shared.lock().closed
+    }
+
     /// Leaves a message, if there is room.
     pub(crate) fn send(&self, message: T) -> Result<(), SendError<T>> {
         let mut state = self.shared.lock();
