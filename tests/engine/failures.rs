@@ -1,18 +1,9 @@
 //! A shard that cannot go on takes the engine down in good order.
 
 use super::peers::{PATIENCE, RawPeer, engine, id, local, next_event, wait_for};
-use flock_engine::io::{
-    Backend, BoundDatagrams, Clock, Completions, DatagramOptions, Drained, Driver, DriverConfig,
-    DriverCounters, ListenOptions, LoanId, Op, OpKey, PollDriver, QueueFull, SocketId, Token,
-    Train, Waker,
-};
-use flock_engine::{
-    Errno, Event, Flock, FlockError, Ignore, Instant, JoinOptions, ShardFailure, Step,
-};
-use std::cell::Cell;
-use std::io;
-use std::net::SocketAddr;
-use std::rc::Rc;
+use super::watched::{ENOMEM, GIVEN, Watch, Watched};
+use flock_engine::io::{Backend, Clock, DatagramOptions, ListenOptions};
+use flock_engine::{Errno, Event, Flock, FlockError, Ignore, JoinOptions, ShardFailure, Step};
 use std::time::Duration;
 
 super::on_both_backends!(a_shard_that_panics_ends_the_engine);
@@ -32,86 +23,11 @@ fn a_shard_that_panics_ends_the_engine(backend: Backend) {
     flock.shutdown(Duration::ZERO);
 }
 
-const ENOMEM: i32 = 12;
-
-/// Bytes of a receive buffer, as a system gives that was not told otherwise.
-const GIVEN: u32 = 212_992;
-
-/// A driver that stops working when told to, on a system with small receive buffers.
-struct Failing {
-    driver: PollDriver,
-    broken: Rc<Cell<bool>>,
-}
-
-impl Driver for Failing {
-    fn listen(
-        &mut self,
-        addr: SocketAddr,
-        options: &ListenOptions,
-        token: Token,
-    ) -> io::Result<(SocketId, SocketAddr)> {
-        self.driver.listen(addr, options, token)
-    }
-    fn bind_datagrams(
-        &mut self,
-        addr: SocketAddr,
-        options: &DatagramOptions,
-        token: Token,
-    ) -> io::Result<BoundDatagrams> {
-        let mut bound = self.driver.bind_datagrams(addr, options, token)?;
-        bound.recv_buffer = GIVEN.min(options.recv_buffer);
-        bound.send_buffer = options.send_buffer;
-        Ok(bound)
-    }
-    fn steer(&mut self, socket: SocketId, shards: u16) -> io::Result<()> {
-        self.driver.steer(socket, shards)
-    }
-    fn send_train(&mut self, socket: SocketId, train: &mut Train) -> Result<(), QueueFull> {
-        self.driver.send_train(socket, train)
-    }
-    fn assign(&mut self, socket: SocketId, token: Token) {
-        self.driver.assign(socket, token);
-    }
-    fn submit(&mut self, op: Op) -> Result<OpKey, QueueFull> {
-        self.driver.submit(op)
-    }
-    fn cancel(&mut self, key: OpKey) {
-        self.driver.cancel(key);
-    }
-    fn turn(&mut self, deadline: Option<Instant>, out: &mut Completions) -> io::Result<Instant> {
-        if self.broken.get() {
-            return Err(io::Error::from_raw_os_error(ENOMEM));
-        }
-        // Shards take turns on one thread here: none may sleep for long.
-        let soon = self.driver.now() + Duration::from_millis(1);
-        self.driver
-            .turn(Some(deadline.map_or(soon, |at| at.min(soon))), out)
-    }
-    fn bytes(&self, loan: LoanId) -> &[u8] {
-        self.driver.bytes(loan)
-    }
-    fn waker(&self) -> Waker {
-        self.driver.waker()
-    }
-    fn now(&self) -> Instant {
-        self.driver.now()
-    }
-    fn counters(&self) -> DriverCounters {
-        self.driver.counters()
-    }
-    fn shutdown(&mut self, grace: Duration) -> Drained {
-        self.driver.shutdown(grace)
-    }
-}
-
 #[test]
 fn a_driver_that_fails_ends_the_engine() {
     let clock = Clock::start();
-    let broken: Vec<_> = (0..2).map(|_| Rc::new(Cell::new(false))).collect();
-    let drivers = broken.iter().map(|broken| Failing {
-        driver: PollDriver::new(&DriverConfig::default(), clock).unwrap(),
-        broken: broken.clone(),
-    });
+    let watches = [Watch::default(), Watch::default()];
+    let drivers = watches.iter().map(|watch| Watched::new(clock, watch));
     let options = Flock::builder().linger(Duration::from_millis(100));
     let (flock, mut shards) = options.assemble(drivers.collect(), |_| Ignore).unwrap();
     let mut events = flock.events().unwrap();
@@ -127,7 +43,7 @@ fn a_driver_that_fails_ends_the_engine() {
         flock.stats().connected == 1
     });
     let mut peer = dialling.join().unwrap();
-    broken[0].set(true);
+    watches[0].broken.set(true);
     let mut running = shards;
     wait_for("both to end", || {
         running.retain_mut(|shard| shard.step() == Step::Running);
@@ -151,10 +67,7 @@ fn a_driver_that_fails_ends_the_engine() {
 #[test]
 fn capped_buffers_are_said_once() {
     let clock = Clock::start();
-    let drivers = (0..2).map(|_| Failing {
-        driver: PollDriver::new(&DriverConfig::default(), clock).unwrap(),
-        broken: Rc::new(Cell::new(false)),
-    });
+    let drivers = (0..2).map(|_| Watched::new(clock, &Watch::default()));
     let options = Flock::builder().linger(Duration::ZERO);
     let (flock, mut shards) = options.assemble(drivers.collect(), |_| Ignore).unwrap();
     let mut events = flock.events().unwrap();

@@ -8,6 +8,8 @@ mod admission;
 #[cfg(test)]
 mod bandwidth;
 #[cfg(test)]
+mod bulk;
+#[cfg(test)]
 mod channels;
 #[cfg(test)]
 mod connections;
@@ -43,6 +45,8 @@ mod protocol;
 mod streams;
 #[cfg(test)]
 mod transports;
+#[cfg(test)]
+mod watched;
 
 /// Makes one test per backend of each case.
 macro_rules! on_both_backends {

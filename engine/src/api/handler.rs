@@ -56,7 +56,8 @@ pub trait Handler: 'static {
         let _ = (cx, msg);
     }
 
-    /// The calls of this turn are over, and what they queued is with the driver. For what is cheaper
+    /// The calls of this turn are over, and what they queued is with the driver, as far as it was not
+    /// more than a turn carries. For what is cheaper
     /// done once than after each call, such as waking other threads. Returns within what time the next
     /// turn should end at the latest, if anything is left to do.
     fn on_turn_end(&mut self) -> Option<Duration> {

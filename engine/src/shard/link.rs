@@ -13,8 +13,17 @@ use crate::table::{Key, Table};
 use crate::wheel::{TimerId, Wheel};
 use flock_tcp::{Connection, SendLimits};
 use flock_transport::{CloseReason, Instant};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
+
+/// A connection with at least so many bytes to send waits for those with less.
+const BULK: u64 = 64 << 10;
+
+/// Bytes that such connections hand to the driver in a turn, and at the most one operation more: what
+/// everybody else waits for. Half of it costs bulk a tenth of its rate, twice as much newcomers twice
+/// the wait.
+const BULK_TURN: usize = 2 << 20;
 
 /// Where a connection stands.
 pub(crate) enum Phase {
@@ -78,6 +87,10 @@ pub(crate) struct Links {
     /// Links that were reported as closed and are still here.
     ending: u32,
     dirty: Vec<Key>,
+    /// Those of them that have much to send, in turn.
+    bulk: VecDeque<Key>,
+    /// Bytes that bulk may still hand to the driver in this turn.
+    bulk_left: usize,
 }
 
 impl Links {
@@ -104,6 +117,8 @@ impl Links {
             held_back: 0,
             ending: 0,
             dirty: Vec::new(),
+            bulk: VecDeque::new(),
+            bulk_left: 0,
         }
     }
 
@@ -173,6 +188,51 @@ impl Links {
             }
         }
         None
+    }
+
+    /// Has a link with much to send wait for its turn: the kernel carries megabytes for as long as a
+    /// handshake may take. Whether it is one.
+    pub(crate) fn defer_bulk(&mut self, key: Key) -> bool {
+        let Some(link) = self.table.get_mut(key) else {
+            return false;
+        };
+        let Stream::Tcp { machine, .. } = &link.stream else {
+            return false;
+        };
+        if machine.ready_to_send() < BULK {
+            return false;
+        }
+        // It is not noted again meanwhile.
+        link.dirty = true;
+        self.bulk.push_back(key);
+        true
+    }
+
+    /// A turn begins.
+    pub(crate) fn grant_bulk(&mut self) {
+        self.bulk_left = BULK_TURN;
+    }
+
+    /// Bytes were handed to the driver.
+    pub(crate) fn spend_bulk(&mut self, bytes: usize) {
+        self.bulk_left = self.bulk_left.saturating_sub(bytes);
+    }
+
+    /// The next of those with much to send, as long as this turn has room for it.
+    pub(crate) fn next_bulk(&mut self) -> Option<Key> {
+        while self.bulk_left > 0 {
+            let key = self.bulk.pop_front()?;
+            if let Some(link) = self.table.get_mut(key) {
+                link.dirty = false;
+                return Some(key);
+            }
+        }
+        None
+    }
+
+    /// Whether some are left for the next turn.
+    pub(crate) fn has_bulk(&self) -> bool {
+        !self.bulk.is_empty()
     }
 
     /// Links that were reported as closed and whose transport is still ending.

@@ -170,7 +170,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// Until when the next turn may sleep. From here on senders of mail wake the driver: between
     /// two steps, too, so that whoever calls them may wait for that before the next.
     fn prepare_sleep(&mut self, handler: Option<Instant>) -> Option<Instant> {
-        if !self.mailbox.prepare_sleep() {
+        if !self.mailbox.prepare_sleep() || self.links.has_bulk() {
             return Some(Instant::ZERO);
         }
         // A shard that reads its mail again wakes nobody for it.
@@ -249,9 +249,14 @@ impl<D: Driver, H: Handler> Shard<D, H> {
 
     /// Carries out what the swarm decided and what connections want, until both are quiet.
     fn flush(&mut self, now: Instant) {
+        self.links.grant_bulk();
         loop {
             self.act(now);
             if let Some(key) = self.links.next_dirty() {
+                if !self.links.defer_bulk(key) {
+                    self.pump(now, key);
+                }
+            } else if let Some(key) = self.links.next_bulk() {
                 self.pump(now, key);
             } else if !self.settle_utp(now) {
                 self.transmit(now);
@@ -326,7 +331,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             let op = match verb {
                 flock_tcp::Verb::Recv => Op::Recv { socket },
                 flock_tcp::Verb::RecvOnce => Op::RecvOnce { socket },
-                flock_tcp::Verb::Send(chunks) => Op::Send { socket, chunks },
+                flock_tcp::Verb::Send(chunks) => {
+                    let bytes = chunks.iter().map(Bytes::len).sum();
+                    self.links.spend_bulk(bytes);
+                    Op::Send { socket, chunks }
+                }
                 flock_tcp::Verb::ShutdownWrite => Op::ShutdownWrite { socket },
                 flock_tcp::Verb::CancelRecv => {
                     self.driver.cancel(OpKey {

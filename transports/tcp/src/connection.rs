@@ -289,6 +289,13 @@ impl Connection {
         }
     }
 
+    /// Bytes that the next send operation would take, if there would be one now.
+    #[must_use]
+    pub fn ready_to_send(&self) -> u64 {
+        let sends = self.in_flight == 0 && matches!(self.close, Close::Open | Close::Graceful);
+        if sends { self.queue.waiting() } else { 0 }
+    }
+
     /// Whether the peer ended its direction.
     #[must_use]
     pub fn peer_ended(&self) -> bool {
