@@ -27,7 +27,8 @@ impl<M: Send + 'static> Flock<M> {
         self.tell_all(|| Command::Bandwidth(Scope::All))
     }
 
-    /// Limits each connection that has no limits of its own, those there are and those to come.
+    /// Limits each connection that has no limits of its own, those there are and those to come. For a
+    /// moment such a limit is exceeded by what goes in 100 ms.
     ///
     /// # Errors
     /// As [`set_bandwidth`](Self::set_bandwidth).

@@ -4,7 +4,7 @@
 mod bucket;
 mod turns;
 
-pub(crate) use bucket::Bucket;
+pub(crate) use bucket::{BURST, Bucket, OWN_BURST};
 pub(crate) use turns::Turns;
 
 use std::num::{NonZeroU32, NonZeroU64};

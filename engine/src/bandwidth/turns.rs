@@ -1,4 +1,4 @@
-use super::bucket::advance;
+use super::bucket::{BURST, advance};
 use super::{SharedRates, Way};
 use crate::table::Key;
 use flock_transport::Instant;
@@ -86,13 +86,13 @@ impl Turns {
     /// The one whose turn it was got `bytes`; it does not wait again yet.
     pub(crate) fn spent(&mut self, now: Instant, shared: &SharedRates, bytes: u64) {
         let bucket = shared.all.bucket(self.way);
-        bucket.spend(now, bytes);
+        bucket.spend(now, bytes, BURST);
         let own = u32::try_from(self.waiting.len())
             .unwrap_or(u32::MAX)
             .saturating_add(1);
         let all = shared.all_waiting(self.way).saturating_add(1).max(own);
         let cost = bucket.cost(bytes).mul_f64(f64::from(all) / f64::from(own));
-        self.share_until = advance(self.share_until, now, cost);
+        self.share_until = advance(self.share_until, now, cost, BURST);
     }
 
     /// When to look again.

@@ -10,7 +10,7 @@ use super::backlog::{Backlog, Taken};
 use super::link::{Link, Links, Phase};
 use super::stream::Stream;
 use crate::api::Handler;
-use crate::bandwidth::{Bandwidth, Rates, SharedRates, Turns, Way};
+use crate::bandwidth::{BURST, Bandwidth, OWN_BURST, Rates, SharedRates, Turns, Way};
 use crate::files::FilePart;
 use crate::io::Driver;
 use crate::names::{ChannelKey, ConnId};
@@ -21,12 +21,13 @@ use flock_transport::Instant;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Granted at a time: as much as the slowest limit lets through in ten milliseconds, within these
-/// bounds, bytes.
+/// Granted at a time: as much as the slowest limit lets through in ten milliseconds, or since the last
+/// time if nobody else is under that limit, within these bounds, bytes.
 pub(super) const QUANTUM: std::ops::RangeInclusive<u64> = 1_460..=256 << 10;
 const QUANTA_PER_SECOND: u64 = 100;
-/// Turns given before the shard looks after other things.
-const TURNS_MAX: usize = 1024;
+/// In each direction a turn of the shard gives turns to one in so many of the completions it takes. Gave
+/// it more, the completions of those would pile up in the driver, and everything else behind them.
+const BATCH_PER_TURN: usize = 4;
 
 /// What a limit is for.
 #[derive(Clone, Debug)]
@@ -78,14 +79,18 @@ pub(crate) struct Limits {
     peers: Bandwidth,
     channels: BTreeMap<ChannelKey, Arc<Rates>>,
     turns: [Turns; 2],
+    /// Turns given, in each direction, before the shard looks after other things.
+    turns_max: usize,
     /// Parts of files that a thread has to read.
     pub(super) cold: Vec<(Key, FilePart)>,
     pub(super) files_failed: u64,
 }
 
 impl Limits {
-    pub(crate) fn new(shared: Arc<SharedRates>, peers: Bandwidth) -> Self {
+    /// For a driver that delivers `batch` completions a turn.
+    pub(crate) fn new(shared: Arc<SharedRates>, peers: Bandwidth, batch: usize) -> Self {
         Self {
+            turns_max: (batch / BATCH_PER_TURN).max(1),
             shared,
             peers,
             channels: BTreeMap::new(),
@@ -141,19 +146,32 @@ impl Shaping {
         channel.into_iter().chain([self.own.bucket(way)])
     }
 
+    fn spend(&self, now: Instant, way: Way, bytes: u64) {
+        if let Some(rates) = &self.channel {
+            rates.bucket(way).spend(now, bytes, BURST);
+        }
+        self.own.bucket(way).spend(now, bytes, OWN_BURST);
+    }
+
     fn ready_at(&self, way: Way) -> Instant {
         let ready = self.buckets(way).map(crate::bandwidth::Bucket::ready_at);
         ready.max().unwrap_or(Instant::ZERO)
     }
 
-    fn quantum(&self, way: Way, shared: &SharedRates) -> u64 {
+    fn quantum(&self, now: Instant, way: Way, shared: &SharedRates) -> u64 {
         let all = [shared.all.bucket(way)];
         let rates = self
             .buckets(way)
             .chain(all)
             .filter_map(|bucket| bucket.rate());
         let slowest = rates.min().map_or(u64::MAX, std::num::NonZeroU64::get);
-        (slowest / QUANTA_PER_SECOND).clamp(*QUANTUM.start(), *QUANTUM.end())
+        let own = self.own.bucket(way);
+        let alone = own.rate().is_some_and(|rate| rate.get() == slowest);
+        // A shard with more to do than it can comes to each later, and then has more for it: what
+        // a turn costs hardly grows with it.
+        let tokens = if alone { own.tokens(now, OWN_BURST) } else { 0 };
+        let quantum = tokens.max(slowest / QUANTA_PER_SECOND);
+        quantum.clamp(*QUANTUM.start(), *QUANTUM.end())
     }
 
     /// Whether any limit holds for it.
@@ -340,15 +358,13 @@ impl Links {
                 continue;
             }
             *shaping.waits(way) = false;
-            let quantum = shaping.quantum(way, &shared);
+            let quantum = shaping.quantum(now, way, &shared);
             let got = match way {
                 Way::Up => self.release(key, quantum),
                 Way::Down => self.grant(key, quantum),
             };
             if let Some(shaping) = self.shaping(key) {
-                shaping
-                    .buckets(way)
-                    .for_each(|bucket| bucket.spend(now, got));
+                shaping.spend(now, way, got);
             }
             self.limits.turns(way).spent(now, &shared, got);
             if way == Way::Up || self.shaping(key).is_some_and(|shaping| shaping.held) {
@@ -488,7 +504,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// Gives turns to connections that wait for bandwidth.
     pub(super) fn serve_bandwidth(&mut self, now: Instant) {
         for way in Way::BOTH {
-            for _ in 0..TURNS_MAX {
+            for _ in 0..self.links.limits.turns_max {
                 let Some(key) = self.links.next_turn(now, way) else {
                     break;
                 };

@@ -94,7 +94,7 @@ impl<M: Send + 'static> ShardSetup<M> {
                 options.send_limits,
                 options.linger,
                 Utp::new(utp, seed ^ UTP_SEED),
-                Limits::new(wiring.rates, options.peer_bandwidth),
+                Limits::new(wiring.rates, options.peer_bandwidth, options.driver.batch),
                 joints,
             ),
             users: Vec::new(),
