@@ -150,6 +150,9 @@ struct FilesArgs {
     /// Transfers of each kind.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
+    /// Only the ways whose name contains this.
+    #[arg(long, default_value = "")]
+    way: String,
 }
 
 #[derive(Debug, Args)]
@@ -262,7 +265,7 @@ impl Cli {
                 io::stdout().lock().write_all(report.as_bytes())
             }
             Command::Files(args) => {
-                let report = files::run(args.size << 20, args.rounds)?;
+                let report = files::run(args.size << 20, args.rounds, &args.way)?;
                 io::stdout().lock().write_all(report.as_bytes())
             }
             Command::Newcomers(args) => {
