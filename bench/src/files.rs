@@ -118,7 +118,11 @@ pub fn run(len: u64, rounds: usize, some: &str) -> io::Result<String> {
 /// Who comes at a place in a round: every time somebody else, and not always behind the same.
 fn turn_of(place: usize, round: usize, ways: usize) -> usize {
     let at = (place + round / 2) % ways;
-    if round % 2 == 0 { at } else { ways - 1 - at }
+    if round.is_multiple_of(2) {
+        at
+    } else {
+        ways - 1 - at
+    }
 }
 
 /// The mean of two transfers in a row. On a machine that lends its memory every second one is twice as
