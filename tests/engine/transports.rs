@@ -3,7 +3,7 @@
 use super::peers::{PATIENCE, engine, local, next_event, wait_for};
 use bytes::Bytes;
 use flock_engine::io::Backend;
-use flock_engine::{CloseReason, Connection, Event, JoinOptions, Transport};
+use flock_engine::{CloseReason, Connection, Event, JoinOptions, ListenOptions, Transport};
 use std::net::UdpSocket;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ super::on_both_backends!(
     a_reset_with_the_other_id_finds_its_shard,
     what_was_queued_before_a_close_arrives,
     a_slow_reader_holds_the_sender_back,
+    who_listens_on_ipv6_alone_dials_ipv4,
 );
 
 /// The transports each engine speaks.
@@ -177,4 +178,22 @@ fn a_reset_with_the_other_id_finds_its_shard(backend: Backend) {
     begin(51);
     assert_eq!(counted().resets_ignored, 4);
     target.shutdown(PATIENCE);
+}
+
+fn who_listens_on_ipv6_alone_dials_ipv4(backend: Backend) {
+    let listen = ListenOptions {
+        dual_stack: false,
+        ..ListenOptions::default()
+    };
+    let start = || {
+        let options = engine(backend).tcp(false).utp(true).listen(listen);
+        options.start().unwrap()
+    };
+    let (a, b) = (start(), start());
+    a.listen_at("[::]:0".parse().unwrap()).unwrap();
+    let addr = b.listen_at("127.0.0.1:0".parse().unwrap()).unwrap();
+    a.join("c", JoinOptions { announce: false }).unwrap();
+    a.add_peer("c", addr).unwrap();
+    let there = b.accept_timeout(PATIENCE).expect("the acceptor's end");
+    assert!(there.info().addr.is_ipv4());
 }

@@ -78,6 +78,9 @@ pub struct BoundDatagrams {
     pub socket: super::SocketId,
     /// The address really bound.
     pub addr: std::net::SocketAddr,
+    /// Whether IPv4 can be reached from it: its address is of IPv4, or it is the unspecified one of IPv6 and
+    /// takes both (`IPV6_V6ONLY`, ipv6(7)).
+    pub reaches_v4: bool,
     /// Bytes the kernel keeps for us. Less than was asked for where the system caps it.
     pub recv_buffer: u32,
     /// Bytes the kernel takes ahead of the device. Less than was asked for where the system caps

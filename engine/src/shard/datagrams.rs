@@ -470,8 +470,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             false => 1,
         };
         let shard = if shards > 1 { self.links.shard } else { 0 };
-        let at = (bound.socket, bound.addr);
-        self.links.utp.add(at, group, (shard, shards))
+        self.links.utp.add(bound, group, (shard, shards))
     }
 
     /// Lets the kernel have what is still to be said, as far as it takes it soon.

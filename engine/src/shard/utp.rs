@@ -1,7 +1,7 @@
 //! The datagram sockets of a shard, each with the uTP endpoint that owns its connections.
 
 use super::stream::UtpStream;
-use crate::io::{SocketId, TRAINS_MAX};
+use crate::io::{BoundDatagrams, SocketId, TRAINS_MAX};
 use crate::table::Key;
 use flock_transport::{Instant, Train};
 use flock_utp::{Config, Counters, Endpoint, Event};
@@ -16,6 +16,7 @@ use std::time::Duration;
 pub(crate) struct Side {
     pub(crate) socket: SocketId,
     pub(crate) addr: SocketAddr,
+    reaches_v4: bool,
     /// Which call of the API made it; `None`: it was made to dial, and accepts nobody.
     pub(crate) group: Option<u64>,
     /// Accepts nobody any more.
@@ -123,7 +124,7 @@ impl Utp {
     /// Adds a bound socket: one of `shards` at its address, in the order of the shards.
     pub(crate) fn add(
         &mut self,
-        (socket, addr): (SocketId, SocketAddr),
+        bound: &BoundDatagrams,
         group: Option<u64>,
         (shard, shards): (u16, u16),
     ) -> u32 {
@@ -131,8 +132,9 @@ impl Utp {
         config.accept = group.is_some();
         let seed = self.rng.random();
         let side = Side {
-            socket,
-            addr,
+            socket: bound.socket,
+            addr: bound.addr,
+            reaches_v4: bound.reaches_v4,
             group,
             retired: false,
             shards,
@@ -156,9 +158,9 @@ impl Utp {
     /// The side to dial `to` from: one that listens, so that the peer sees the port it may dial
     /// back.
     pub(crate) fn for_dial(&self, to: SocketAddr) -> Option<u32> {
-        let fits = |side: &Side| match side.addr {
-            SocketAddr::V4(_) => to.is_ipv4(),
-            SocketAddr::V6(v6) => to.is_ipv6() || v6.ip().is_unspecified(),
+        let fits = |side: &Side| match to {
+            SocketAddr::V4(_) => side.reaches_v4,
+            SocketAddr::V6(_) => side.addr.is_ipv6(),
         };
         let local = |side: &Side| !side.addr.ip().is_loopback() || to.ip().is_loopback();
         let sides = self

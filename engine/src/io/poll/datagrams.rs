@@ -159,6 +159,7 @@ impl PollDriver {
         Ok(BoundDatagrams {
             socket: id,
             addr: made.addr,
+            reaches_v4: made.reaches_v4,
             recv_buffer: made.recv_buffer,
             send_buffer: made.send_buffer,
         })

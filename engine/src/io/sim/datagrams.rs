@@ -87,6 +87,7 @@ impl World {
         Ok(BoundDatagrams {
             socket,
             addr,
+            reaches_v4: addr.is_ipv4() || (addr.ip().is_unspecified() && options.dual_stack),
             recv_buffer: options.recv_buffer,
             send_buffer: options.send_buffer,
         })

@@ -29,6 +29,7 @@ pub(crate) const SEGMENT_CONTROL_BYTES: usize = CMSG_HEADER + WORD;
 pub(crate) struct DatagramSocket {
     pub(crate) fd: OwnedFd,
     pub(crate) addr: SocketAddr,
+    pub(crate) reaches_v4: bool,
     pub(crate) recv_buffer: u32,
     pub(crate) send_buffer: u32,
 }
@@ -59,8 +60,13 @@ pub(crate) fn datagram_socket(
 impl DatagramSocket {
     /// A bound socket with its options.
     pub(super) fn of(socket: Socket) -> io::Result<Self> {
+        let addr = ip_address(&socket.local_addr()?)?;
         Ok(Self {
-            addr: ip_address(&socket.local_addr()?)?,
+            addr,
+            reaches_v4: match addr {
+                SocketAddr::V4(_) => true,
+                SocketAddr::V6(v6) => v6.ip().is_unspecified() && !socket.only_v6()?,
+            },
             recv_buffer: usable(socket.recv_buffer_size()?),
             send_buffer: usable(socket.send_buffer_size()?),
             fd: socket.into(),

@@ -133,6 +133,7 @@ impl UringDriver {
         Ok(BoundDatagrams {
             socket,
             addr: made.addr,
+            reaches_v4: made.reaches_v4,
             recv_buffer: made.recv_buffer,
             send_buffer: made.send_buffer,
         })
