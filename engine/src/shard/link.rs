@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 /// A connection with at least so many bytes to send waits for those with less.
-const BULK: u64 = 64 << 10;
+const BULK: usize = 64 << 10;
 
 /// Bytes that such connections hand to the driver in a turn, and at the most one operation more: what
 /// everybody else waits for. Half of it costs bulk a tenth of its rate, twice as much newcomers twice
@@ -213,17 +213,16 @@ impl Links {
         self.bulk_left = BULK_TURN;
     }
 
-    /// Bytes were handed to the driver.
-    pub(crate) fn spend_bulk(&mut self, bytes: usize) {
-        self.bulk_left = self.bulk_left.saturating_sub(bytes);
-    }
-
-    /// The next of those with much to send, as long as this turn has room for it.
+    /// The next of those with much to send, as long as this turn has room for it. What others send is not
+    /// counted: they go first, and many of them would leave nothing to bulk, turn after turn.
     pub(crate) fn next_bulk(&mut self) -> Option<Key> {
         while self.bulk_left > 0 {
             let key = self.bulk.pop_front()?;
             if let Some(link) = self.table.get_mut(key) {
                 link.dirty = false;
+                if let Stream::Tcp { machine, .. } = &link.stream {
+                    self.bulk_left = self.bulk_left.saturating_sub(machine.ready_to_send());
+                }
                 return Some(key);
             }
         }

@@ -331,11 +331,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             let op = match verb {
                 flock_tcp::Verb::Recv => Op::Recv { socket },
                 flock_tcp::Verb::RecvOnce => Op::RecvOnce { socket },
-                flock_tcp::Verb::Send(chunks) => {
-                    let bytes = chunks.iter().map(Bytes::len).sum();
-                    self.links.spend_bulk(bytes);
-                    Op::Send { socket, chunks }
-                }
+                flock_tcp::Verb::Send(chunks) => Op::Send { socket, chunks },
                 flock_tcp::Verb::ShutdownWrite => Op::ShutdownWrite { socket },
                 flock_tcp::Verb::CancelRecv => {
                     self.driver.cancel(OpKey {

@@ -289,11 +289,11 @@ impl Connection {
         }
     }
 
-    /// Bytes that the next send operation would take, if there would be one now.
+    /// Bytes that the next send operation takes at the most; 0 if there is none now.
     #[must_use]
-    pub fn ready_to_send(&self) -> u64 {
+    pub fn ready_to_send(&self) -> usize {
         let sends = self.in_flight == 0 && matches!(self.close, Close::Open | Close::Graceful);
-        if sends { self.queue.waiting() } else { 0 }
+        if sends { self.queue.ready() } else { 0 }
     }
 
     /// Whether the peer ended its direction.

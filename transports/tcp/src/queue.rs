@@ -25,6 +25,11 @@ impl SendQueue {
         self.waiting
     }
 
+    /// Bytes that the next operation takes at the most.
+    pub(crate) fn ready(&self) -> usize {
+        usize::try_from(self.waiting).map_or(OPERATION_MAX, |waiting| waiting.min(OPERATION_MAX))
+    }
+
     pub(crate) fn push(&mut self, data: Bytes) {
         self.waiting += data.len() as u64;
         if self.first.is_empty() {
