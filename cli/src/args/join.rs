@@ -73,8 +73,8 @@ pub(crate) struct JoinArgs {
     pub(crate) deny: Vec<IpNet>,
 
     /// A peer of the channels; may be given several times.
-    #[arg(long = "peer", value_name = "HOST:PORT", requires = "channels")]
-    pub(crate) peers: Vec<String>,
+    #[arg(long = "peer", value_name = "HOST:PORT", value_parser = parse_peer, requires = "channels")]
+    pub(crate) peers: Vec<HostPort>,
 
     /// Do not look for peers: only know those given.
     #[arg(long)]
@@ -136,6 +136,30 @@ pub(crate) struct What {
     /// REVELATION_HOST, REVELATION_PORT and REVELATION_ID in its environment.
     #[arg(long, value_name = "CMD")]
     pub(crate) exec: Option<String>,
+}
+
+/// Where a peer is, by name or by address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HostPort {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+/// An address of IPv6 may stand in brackets.
+fn parse_peer(text: &str) -> Result<HostPort, String> {
+    let (host, port) = text.rsplit_once(':').ok_or("not HOST:PORT")?;
+    let host = match host.strip_prefix('[') {
+        Some(rest) => rest.strip_suffix(']').ok_or("not HOST:PORT")?,
+        None => host,
+    };
+    let port = port.parse().ok().filter(|port| *port > 0);
+    match port {
+        Some(port) if !host.is_empty() => Ok(HostPort {
+            host: host.to_owned(),
+            port,
+        }),
+        _ => Err("not HOST:PORT".to_owned()),
+    }
 }
 
 /// A channel as people write it.
@@ -201,6 +225,30 @@ mod tests {
             ["10.0.0.1", "::1", "10.1.2.3/8"].map(|text| parse_net(text).unwrap().to_string());
         assert_eq!(nets, ["10.0.0.1/32", "::1/128", "10.0.0.0/8"]);
         assert!(parse_net("10.0.0.0/33").is_err() && parse_net("host").is_err());
+    }
+
+    #[test]
+    fn peers_are_hosts_with_ports() {
+        for (text, host) in [
+            ("a.example:1", "a.example"),
+            ("[::1]:1", "::1"),
+            ("::1:1", "::1"),
+        ] {
+            let (host, port) = (host.to_owned(), 1);
+            assert_eq!(parse_peer(text), Ok(HostPort { host, port }));
+        }
+        for wrong in [
+            "",
+            "host",
+            "host:",
+            ":1",
+            "host:0",
+            "host:65536",
+            "[::1:1",
+            "[]:1",
+        ] {
+            assert!(parse_peer(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -4,9 +4,10 @@ use super::control::Orders;
 use super::line::Line;
 use super::output::Output;
 use flock_engine::{CloseReason, Connection, RecvError};
+use std::fmt::Display;
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -35,18 +36,38 @@ pub(super) async fn sink(connection: &Connection) -> Result<(), Trouble> {
     Ok(())
 }
 
-/// Sends a file, and drops what comes meanwhile and afterwards.
-pub(super) async fn send_file(connection: &Connection, path: &Path) -> Result<(), Trouble> {
-    let sending = async {
-        let failed = |error: String| format!("{}: {error}", path.display());
+/// A file that every peer gets, opened once.
+#[derive(Debug)]
+pub(super) struct Sent {
+    path: PathBuf,
+    file: Arc<File>,
+}
+
+impl Sent {
+    pub(super) fn open(path: &Path) -> Result<Self, Trouble> {
         let open = || {
-            let file = File::open(path)?;
-            let length = file.metadata()?.len();
-            Ok((Arc::new(file), length))
+            // To open a pipe would wait for its writer.
+            if !std::fs::metadata(path)?.is_file() {
+                return Err(io::Error::other("not a regular file"));
+            }
+            Ok(Arc::new(File::open(path)?))
         };
-        let (file, length) = open().map_err(|error: io::Error| failed(error.to_string()))?;
-        let sent = connection.send_file(file, 0..length).await;
-        sent.map_err(|error| failed(error.to_string()))?;
+        let path = path.to_owned();
+        match open() {
+            Ok(file) => Ok(Self { path, file }),
+            Err(error) => Err(format!("{}: {error}", path.display())),
+        }
+    }
+}
+
+/// Sends a file, and drops what comes meanwhile and afterwards.
+pub(super) async fn send_file(connection: &Connection, sent: &Sent) -> Result<(), Trouble> {
+    let sending = async {
+        let failed = |error: &dyn Display| format!("{}: {error}", sent.path.display());
+        // It may have grown since it was opened.
+        let length = sent.file.metadata().map_err(|error| failed(&error))?.len();
+        let sending = connection.send_file(sent.file.clone(), 0..length).await;
+        sending.map_err(|error| failed(&error))?;
         connection.end();
         Ok(())
     };

@@ -9,6 +9,7 @@ mod output;
 mod session;
 
 use crate::args::{JoinArgs, What};
+use carry::{Sent, Trouble};
 use flock_engine::{Builder, Events, Flock, FlockError};
 use line::Line;
 use output::Output;
@@ -17,6 +18,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::Stdin;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -39,6 +41,8 @@ pub(crate) enum JoinError {
     Twice,
     /// A peer's name has no address.
     Peer(String),
+    /// The file to send cannot be had.
+    File(Trouble),
     /// The address for metrics cannot be listened at.
     Metrics(SocketAddr, io::Error),
     /// The piped connection broke.
@@ -56,7 +60,7 @@ impl fmt::Display for JoinError {
             Self::Twice => f.write_str(
                 "the sockets were inherited (LISTEN_FDS), so that --host and --port cannot be obeyed",
             ),
-            Self::Peer(what) => f.write_str(what),
+            Self::Peer(what) | Self::File(what) => f.write_str(what),
             Self::Metrics(addr, error) => write!(f, "metrics at {addr}: {error}"),
             Self::Broken(why) => f.write_str(why),
             Self::System(error) => error.fmt(f),
@@ -82,16 +86,17 @@ impl From<io::Error> for JoinError {
 /// Runs until interrupted or told to end.
 pub(crate) fn run(args: &JoinArgs) -> Result<(), JoinError> {
     let inherited = inherited::sockets()?;
+    let mode = mode(args)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let result = LocalSet::new().block_on(&runtime, join(args, inherited));
+    let result = LocalSet::new().block_on(&runtime, join(args, mode, inherited));
     // A read of stdin cannot be taken back.
     runtime.shutdown_background();
     result
 }
 
-async fn join(args: &JoinArgs, inherited: Vec<OwnedFd>) -> Result<(), JoinError> {
+async fn join(args: &JoinArgs, mode: Mode, inherited: Vec<OwnedFd>) -> Result<(), JoinError> {
     // A connection is a descriptor; what the system refuses, `doctor` shows.
     let _as_many_as_there_are = flock_engine::io::raise_open_files();
     let flock = options(args).start()?;
@@ -108,7 +113,7 @@ async fn join(args: &JoinArgs, inherited: Vec<OwnedFd>) -> Result<(), JoinError>
     for at in listen(args, &flock, inherited)? {
         output.put(Line::Listening(at.into())).await;
     }
-    let (session, done) = Session::new(flock.clone(), output, mode(args));
+    let (session, done) = Session::new(flock.clone(), output, mode);
     for channel in &args.channels {
         session.join(channel.clone(), !args.no_announce)?;
     }
@@ -169,7 +174,7 @@ fn options(args: &JoinArgs) -> Builder {
     }
 }
 
-fn mode(args: &JoinArgs) -> Mode {
+fn mode(args: &JoinArgs) -> Result<Mode, JoinError> {
     let What {
         echo,
         sink: _,
@@ -177,26 +182,19 @@ fn mode(args: &JoinArgs) -> Mode {
         pipe,
         exec,
     } = &args.what;
-    match (send, exec) {
+    Ok(match (send, exec) {
         _ if args.control => Mode::Control,
-        (Some(path), _) => Mode::Send(path.clone()),
+        (Some(path), _) => Mode::Send(Rc::new(Sent::open(path).map_err(JoinError::File)?)),
         (_, Some(command)) => Mode::Exec(command.clone()),
         _ if *echo => Mode::Echo,
         _ if *pipe => Mode::Pipe,
         _ => Mode::Sink,
-    }
+    })
 }
 
 async fn add_peers(args: &JoinArgs, flock: &Flock) -> Result<(), JoinError> {
     for peer in &args.peers {
-        let parts = peer.rsplit_once(':').map(|(host, port)| {
-            let host = host.trim_start_matches('[').trim_end_matches(']');
-            (host, port.parse::<u16>())
-        });
-        let Some((host, Ok(port))) = parts else {
-            return Err(JoinError::Peer(format!("{peer}: not HOST:PORT")));
-        };
-        let addr = session::first_address(host, port).await;
+        let addr = session::first_address(&peer.host, peer.port).await;
         let addr = addr.map_err(JoinError::Peer)?;
         for channel in &args.channels {
             flock.add_peer(channel.clone(), addr)?;

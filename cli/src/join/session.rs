@@ -1,7 +1,7 @@
 //! A running peer: events, connections and commands, in the order a reader can rely on.
 
 use super::JoinError;
-use super::carry::{self, Trouble};
+use super::carry::{self, Sent, Trouble};
 use super::control::{Command, Handle, PeerAt};
 use super::line::Line;
 use super::output::Output;
@@ -9,7 +9,6 @@ use flock_engine::event::Event;
 use flock_engine::{BanTarget, ChannelKey, ConnId, Connection, Flock, FlockError, JoinOptions};
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::rc::Rc;
 use tokio::sync::mpsc;
 
@@ -21,7 +20,7 @@ const CHILDREN_MAX: usize = 256;
 pub(super) enum Mode {
     Echo,
     Sink,
-    Send(PathBuf),
+    Send(Rc<Sent>),
     Pipe,
     Exec(String),
     Control,
@@ -223,7 +222,7 @@ impl Session {
                     carry::control(connection, number, &output, orders).await
                 }
                 (Mode::Echo, _) => carry::echo(&connection).await,
-                (Mode::Send(path), _) => carry::send_file(&connection, &path).await,
+                (Mode::Send(sent), _) => carry::send_file(&connection, &sent).await,
                 (Mode::Pipe, _) => carry::pipe(&connection).await,
                 (Mode::Exec(command), _) => carry::exec(&connection, &command).await,
                 (Mode::Sink | Mode::Control, _) => carry::sink(&connection).await,

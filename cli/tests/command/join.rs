@@ -292,6 +292,7 @@ fn wrong_arguments_are_usage_errors() {
         &["hex:0"],
         &["news", "--allow", "10.0.0.0/40"],
         &["news", "--id", "xyz"],
+        &["news", "--peer", "127.0.0.1"],
     ] {
         let (_, said, status) = run(join(args), b"");
         assert_eq!(status, Some(2), "{args:?}: {said}");
@@ -306,4 +307,17 @@ fn a_taken_port_is_an_error_in_one_line() {
     let (_, said, status) = run(join(&["news", "--host", "127.0.0.1", "--port", &port]), b"");
     assert_eq!(status, Some(1));
     assert_eq!(said.lines().count(), 1, "{said}");
+}
+
+#[test]
+fn a_file_that_cannot_be_sent_is_an_error_in_one_line() {
+    for file in ["/nonexistent", "/"] {
+        let (_, said, status) = run(join(&["news", "--send", file]), b"");
+        assert_eq!(status, Some(1), "{said}");
+        let line = format!("revelation: {file}: ");
+        assert!(
+            said.starts_with(&line) && said.lines().count() == 1,
+            "{said}"
+        );
+    }
 }
